@@ -1,0 +1,1 @@
+//! The attack: CMIRA's two stages.

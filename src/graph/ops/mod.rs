@@ -1,0 +1,359 @@
+//! The operators: one table row each, in family files.
+//!
+//! A row says everything that others derive from an operator: its name and domain, the opset in which this definition
+//! begins, how many inputs and outputs it takes, which inputs are weights, which are running statistics, through which
+//! inputs gradients flow, and the function that compiles a node. Rows of one operator with different `since` are its
+//! versions; the highest `since` that is not above the model's opset is used.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Result};
+use crate::onnx::proto::{AttributeProto, TensorProto, attribute_proto::AttributeType};
+use crate::tensor::{Tensor, to_f64s, to_i64s};
+
+pub mod activation;
+pub mod arithmetic;
+pub mod cast;
+pub mod compare;
+pub mod concat;
+pub mod conv;
+pub mod dropout;
+pub mod index;
+pub mod matmul;
+pub mod norm;
+pub mod pad;
+pub mod pool;
+pub mod reduce;
+pub mod resize;
+pub mod shape;
+pub mod softmax;
+
+/// Whether batch statistics (and dropout) are live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Normalisation uses the batch's statistics and updates its running buffers; dropout drops.
+    Train,
+    /// Normalisation uses its running buffers; dropout is the identity.
+    Eval,
+}
+
+/// What one run of a node sees.
+pub struct Call<'a> {
+    /// The node's inputs in order; `None` for an optional input that is left out.
+    pub inputs: &'a [Option<&'a Tensor>],
+    /// The mode of this forward pass.
+    pub mode: Mode,
+}
+
+impl Call<'_> {
+    /// The input at `index`, which must be there.
+    pub fn input(&self, index: usize) -> Result<&Tensor> {
+        self.optional(index).ok_or_else(|| Error::malformed(format!("input {index} is missing")))
+    }
+
+    /// The input at `index`, or `None` if it is left out.
+    pub fn optional(&self, index: usize) -> Option<&Tensor> {
+        self.inputs.get(index).copied().flatten()
+    }
+
+    /// The integers held by the input at `index` (a shape, axes, sizes), copied to the host.
+    pub fn ints(&self, index: usize) -> Result<Vec<i64>> {
+        to_i64s(self.input(index)?)
+    }
+
+    /// As [`ints`](Self::ints) for an optional input.
+    pub fn optional_ints(&self, index: usize) -> Result<Option<Vec<i64>>> {
+        self.optional(index).map(to_i64s).transpose()
+    }
+
+    /// The single number held by the optional input at `index`.
+    pub fn optional_number(&self, index: usize) -> Result<Option<f64>> {
+        let Some(tensor) = self.optional(index) else { return Ok(None) };
+        match to_f64s(tensor)?.as_slice() {
+            [value] => Ok(Some(*value)),
+            other => Err(Error::malformed(format!("input {index} holds {} values where one is expected", other.len()))),
+        }
+    }
+}
+
+/// A compiled node: takes the inputs, gives the outputs in order.
+pub type Kernel = Box<dyn Fn(&Call<'_>) -> Result<Vec<Tensor>> + Send + Sync>;
+
+/// Wraps a function with a single output as a [`Kernel`].
+pub fn one(run: impl Fn(&Call<'_>) -> Result<Tensor> + Send + Sync + 'static) -> Result<Kernel> {
+    Ok(Box::new(move |call| Ok(vec![run(call)?])))
+}
+
+/// One row of the operator table.
+#[derive(Debug, Clone, Copy)]
+pub struct Op {
+    /// The operator's name, such as `Conv`.
+    pub name: &'static str,
+    /// The operator's domain; empty for the standard one.
+    pub domain: &'static str,
+    /// The opset in which this definition begins.
+    pub since: i64,
+    /// The least number of inputs.
+    pub min_inputs: usize,
+    /// The greatest number of inputs.
+    pub max_inputs: usize,
+    /// The greatest number of outputs.
+    pub max_outputs: usize,
+    /// The inputs that are weights when they are constant: these become trainable parameters.
+    pub weights: &'static [usize],
+    /// The inputs that hold running statistics: these are neither trained nor folded, and training updates them in place.
+    pub buffers: &'static [usize],
+    /// How a constant that passes through this node is related to weights behind it.
+    pub flow: Flow,
+    /// The inputs through which gradients flow. [`ALL`] stands for every input.
+    pub differentiable: &'static [usize],
+    /// Parses a node's attributes once and gives the function that runs it.
+    pub compile: fn(&Node<'_>) -> Result<Kernel>,
+}
+
+/// How constants are treated on their way through an operator to a weight position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// The output is computed from the inputs: a constant input is a weight only where the row says so.
+    Computes,
+    /// Input 0's values are moved, cast or copied: if the output is a weight, so is input 0.
+    Moves,
+    /// All inputs' values are moved into the output (Concat).
+    MovesAll,
+}
+
+/// Stands for all inputs in [`Op::differentiable`] and [`Op::weights`].
+pub const ALL: &[usize] = &[usize::MAX];
+
+impl Op {
+    /// A row with one or more inputs up to `max_inputs` (the first one required), a single output, no weights, and gradients through input 0.
+    pub const fn new(name: &'static str, since: i64, max_inputs: usize, compile: fn(&Node<'_>) -> Result<Kernel>) -> Self {
+        let min_inputs = if max_inputs == 0 { 0 } else { 1 };
+        Op {
+            name,
+            domain: "",
+            since,
+            min_inputs,
+            max_inputs,
+            max_outputs: 1,
+            weights: &[],
+            buffers: &[],
+            flow: Flow::Computes,
+            differentiable: &[0],
+            compile,
+        }
+    }
+
+    /// Sets the least number of inputs.
+    pub const fn at_least(mut self, min_inputs: usize) -> Self {
+        self.min_inputs = min_inputs;
+        self
+    }
+
+    /// Sets the greatest number of outputs.
+    pub const fn outputs(mut self, max_outputs: usize) -> Self {
+        self.max_outputs = max_outputs;
+        self
+    }
+
+    /// Says which inputs are weights when constant.
+    pub const fn weights(mut self, weights: &'static [usize]) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Says which inputs hold running statistics.
+    pub const fn buffers(mut self, buffers: &'static [usize]) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
+    /// Says how constants pass through.
+    pub const fn flow(mut self, flow: Flow) -> Self {
+        self.flow = flow;
+        self
+    }
+
+    /// Says through which inputs gradients flow; `&[]` for none.
+    pub const fn gradients(mut self, inputs: &'static [usize]) -> Self {
+        self.differentiable = inputs;
+        self
+    }
+
+    /// Sets the domain.
+    pub const fn domain(mut self, domain: &'static str) -> Self {
+        self.domain = domain;
+        self
+    }
+}
+
+/// All rows, family by family.
+pub fn all() -> impl Iterator<Item = &'static Op> {
+    [
+        activation::OPS,
+        arithmetic::OPS,
+        cast::OPS,
+        compare::OPS,
+        concat::OPS,
+        conv::OPS,
+        dropout::OPS,
+        index::OPS,
+        matmul::OPS,
+        norm::OPS,
+        pad::OPS,
+        pool::OPS,
+        reduce::OPS,
+        resize::OPS,
+        shape::OPS,
+        softmax::OPS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The newest opset of the standard domain that the table was written against.
+pub const NEWEST_OPSET: i64 = 26;
+
+/// Finds the row that defines `name` in `opset` of `domain`.
+///
+/// # Errors
+/// Unsupported, saying whether the operator is unknown or only older or newer than the table.
+pub fn find(domain: &str, name: &str, opset: i64) -> Result<&'static Op> {
+    let domain = if domain == "ai.onnx" { "" } else { domain };
+    let mut known = false;
+    let row = all()
+        .filter(|op| op.domain == domain && op.name == name)
+        .inspect(|_| known = true)
+        .filter(|op| op.since <= opset)
+        .max_by_key(|op| op.since);
+    match row {
+        Some(row) => Ok(row),
+        None if known => Err(Error::unsupported(format!("operator {name} is not supported in opset {opset}"))),
+        None if domain.is_empty() => Err(Error::unsupported(format!("operator {name} is not supported"))),
+        None => Err(Error::unsupported(format!("operator {domain}.{name} is not supported"))),
+    }
+}
+
+/// A node as its operator sees it at compile time: attributes, arity, opset and constant inputs.
+pub struct Node<'a> {
+    /// The operator's name.
+    pub op_type: &'a str,
+    /// The opset of the operator's domain.
+    pub opset: i64,
+    /// Per input whether it is there.
+    pub inputs: Vec<bool>,
+    /// Per output whether it is wanted.
+    pub outputs: Vec<bool>,
+    attributes: &'a [AttributeProto],
+    read: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Node<'a> {
+    /// A view of one node.
+    pub fn new(op_type: &'a str, opset: i64, inputs: Vec<bool>, outputs: Vec<bool>, attributes: &'a [AttributeProto]) -> Self {
+        Node { op_type, opset, inputs, outputs, attributes, read: RefCell::default() }
+    }
+
+    /// Whether the optional input at `index` is there.
+    pub fn has_input(&self, index: usize) -> bool {
+        self.inputs.get(index).copied().unwrap_or(false)
+    }
+
+    /// Whether the output at `index` is wanted.
+    pub fn has_output(&self, index: usize) -> bool {
+        self.outputs.get(index).copied().unwrap_or(false)
+    }
+
+    fn attribute(&self, name: &str, kind: AttributeType) -> Result<Option<&'a AttributeProto>> {
+        self.read.borrow_mut().insert(name.to_string());
+        let Some(attribute) = self.attributes.iter().find(|a| a.name == name) else { return Ok(None) };
+        let found = attribute.type_.enum_value_or_default();
+        // Files of IR version 1 leave the type out.
+        if found != kind && found != AttributeType::UNDEFINED {
+            return Err(Error::malformed(format!("attribute '{name}' is of type {found:?} where {kind:?} is expected")));
+        }
+        Ok(Some(attribute))
+    }
+
+    /// An integer attribute.
+    pub fn int(&self, name: &str) -> Result<Option<i64>> {
+        Ok(self.attribute(name, AttributeType::INT)?.map(|a| a.i))
+    }
+
+    /// An integer attribute with a default.
+    pub fn int_or(&self, name: &str, default: i64) -> Result<i64> {
+        Ok(self.int(name)?.unwrap_or(default))
+    }
+
+    /// A boolean attribute, which ONNX stores as an integer; absent means false.
+    pub fn flag(&self, name: &str) -> Result<bool> {
+        Ok(self.int_or(name, 0)? != 0)
+    }
+
+    /// A float attribute with a default.
+    pub fn float_or(&self, name: &str, default: f64) -> Result<f64> {
+        Ok(self.attribute(name, AttributeType::FLOAT)?.map_or(default, |a| f64::from(a.f)))
+    }
+
+    /// A float attribute.
+    pub fn float(&self, name: &str) -> Result<Option<f64>> {
+        Ok(self.attribute(name, AttributeType::FLOAT)?.map(|a| f64::from(a.f)))
+    }
+
+    /// A list of integers.
+    pub fn ints(&self, name: &str) -> Result<Option<Vec<i64>>> {
+        Ok(self.attribute(name, AttributeType::INTS)?.map(|a| a.ints.clone()))
+    }
+
+    /// A list of floats.
+    pub fn floats(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        Ok(self.attribute(name, AttributeType::FLOATS)?.map(|a| a.floats.iter().copied().map(f64::from).collect()))
+    }
+
+    /// A text attribute.
+    pub fn text(&self, name: &str) -> Result<Option<String>> {
+        let Some(attribute) = self.attribute(name, AttributeType::STRING)? else { return Ok(None) };
+        match std::str::from_utf8(&attribute.s) {
+            Ok(text) => Ok(Some(text.to_string())),
+            Err(_) => Err(Error::malformed(format!("attribute '{name}' is not valid UTF-8"))),
+        }
+    }
+
+    /// A text attribute with a default.
+    pub fn text_or(&self, name: &str, default: &str) -> Result<String> {
+        Ok(self.text(name)?.unwrap_or_else(|| default.to_string()))
+    }
+
+    /// A tensor attribute.
+    pub fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>> {
+        Ok(self.attribute(name, AttributeType::TENSOR)?.and_then(|a| a.t.as_ref()))
+    }
+
+    /// Says that an attribute is known and has no influence on the result here.
+    pub fn ignore(&self, name: &str) {
+        self.read.borrow_mut().insert(name.to_string());
+    }
+
+    /// Attributes that the compile function never asked for: it does not know what they mean.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.borrow();
+        self.attributes.iter().map(|a| a.name.clone()).filter(|name| !read.contains(name)).collect()
+    }
+
+    /// Refuses an attribute value that this operator does not support.
+    pub fn unsupported<T>(&self, what: impl std::fmt::Display) -> Result<T> {
+        Err(Error::unsupported(format!("{} with {what} is not supported", self.op_type)))
+    }
+}
+
+/// Turns an axis in `-rank..rank` into one in `0..rank`.
+pub fn axis_in(axis: i64, rank: usize) -> Result<i64> {
+    let rank = i64::try_from(rank).map_err(Error::malformed)?;
+    let wrapped = if axis < 0 { axis.checked_add(rank).unwrap_or(-1) } else { axis };
+    if (0..rank.max(1)).contains(&wrapped) {
+        Ok(wrapped)
+    } else {
+        Err(Error::malformed(format!("axis {axis} is outside a tensor of rank {rank}")))
+    }
+}

@@ -1,0 +1,6 @@
+//! Operators: reduce.
+
+use super::Op;
+
+/// The rows of this family.
+pub const OPS: &[Op] = &[];

@@ -1,0 +1,7 @@
+//! The `cmira` command: see [`cmira::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cmira::cli::run(std::env::args_os())
+}

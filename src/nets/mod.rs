@@ -1,0 +1,1 @@
+//! Reference backbones, built as ONNX graphs.

@@ -1,0 +1,170 @@
+//! The only door to libtorch: devices, threads, seeds, guards and the few conversions that others need.
+//!
+//! Code in this crate calls the fallible `f_*` methods of [`Tensor`]; the others panic on a libtorch error.
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use tch::{Device, Kind, NoGradGuard, Tensor};
+
+use crate::error::{Error, Result};
+
+/// What the user asked for with `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one that works, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of that index; fails if it cannot be used.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(DeviceChoice::Cuda)
+                .ok_or_else(|| Error::usage(format!("unknown device '{other}'")).help("one of auto, cpu, cuda, cuda:N")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => write!(f, "auto"),
+            DeviceChoice::Cpu => write!(f, "cpu"),
+            DeviceChoice::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// Turns the wish into a device, loading libtorch's CUDA half first where it is needed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when CUDA was asked for by name and cannot be used, with the reason.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Auto => match open_cuda(0) {
+                Ok(device) => Ok(device),
+                Err(_) => Ok(Device::Cpu),
+            },
+            DeviceChoice::Cuda(index) => open_cuda(index),
+        }
+    }
+}
+
+/// The binary links only libtorch's CPU half, so that one binary serves both. The CUDA half registers itself when it is
+/// loaded, which has to happen before the first tensor is made.
+fn open_cuda(index: usize) -> Result<Device> {
+    if !std::path::Path::new("/proc/driver/nvidia/version").exists() {
+        return Err(Error::usage("no NVIDIA driver is loaded on this machine").help("use --device cpu"));
+    }
+    load_library("libtorch_cuda.so")?;
+    let count = tch::Cuda::device_count();
+    if count <= 0 {
+        return Err(Error::usage("libtorch finds no CUDA device").help("check `nvidia-smi` and CUDA_VISIBLE_DEVICES"));
+    }
+    if i64::try_from(index).map_or(true, |index| index >= count) {
+        return Err(Error::usage(format!("there is no device cuda:{index}; this machine has {count}")));
+    }
+    Ok(Device::Cuda(index))
+}
+
+#[cfg(unix)]
+fn load_library(name: &str) -> Result<()> {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: libtorch_cuda's initialisers only register kernels; it is the library that our libtorch_cpu was built with.
+    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) }.map_err(|error| {
+        Error::usage(format!("CUDA cannot be used: {error}"))
+            .help("`cargo xtask setup --cuda` installs the CUDA libraries; or use --device cpu")
+    })?;
+    // The kernels stay registered, so the library has to stay loaded until the process ends.
+    std::mem::forget(library);
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn load_library(_name: &str) -> Result<()> {
+    Err(Error::usage("CUDA is supported on Linux only").help("use --device cpu"))
+}
+
+/// `cpu` or `cuda:N`, as results record it.
+pub fn device_name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        Device::Cpu => "cpu".to_string(),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+/// Sets the number of threads that one libtorch operation may use. With the same number, results on the CPU are the same bytes.
+pub fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
+}
+
+/// The number of threads that one libtorch operation may use.
+pub fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// Seeds libtorch's own generator (dropout masks); everything else draws from [`rng`].
+pub fn seed_libtorch(seed: u64) {
+    tch::manual_seed(seed.cast_signed());
+}
+
+/// A generator for one purpose: the same `(seed, purpose, index)` gives the same numbers, whatever was drawn elsewhere,
+/// so that work resumed at epoch or iteration `index` continues as if it had never stopped.
+pub fn rng(seed: u64, purpose: &str, index: u64) -> rand_pcg::Pcg64 {
+    use rand::SeedableRng;
+    use sha2::{Digest, Sha256};
+    let digest =
+        Sha256::new().chain_update(seed.to_le_bytes()).chain_update(index.to_le_bytes()).chain_update(purpose).finalize();
+    rand_pcg::Pcg64::from_seed(digest.into())
+}
+
+/// Switches gradient recording off until the guard is dropped, also when a panic unwinds.
+#[must_use]
+pub fn no_grad() -> NoGradGuard {
+    tch::no_grad_guard()
+}
+
+/// Copies any integer or boolean tensor to the host, in row-major order.
+pub fn to_i64s(tensor: &Tensor) -> Result<Vec<i64>> {
+    let flat = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Int64)?.f_contiguous()?;
+    let mut values = vec![0; flat.numel()];
+    flat.f_copy_data(&mut values, flat.numel())?;
+    Ok(values)
+}
+
+/// Copies any numeric tensor to the host as f32, in row-major order.
+pub fn to_f32s(tensor: &Tensor) -> Result<Vec<f32>> {
+    let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let mut values = vec![0.0; flat.numel()];
+    flat.f_copy_data(&mut values, flat.numel())?;
+    Ok(values)
+}
+
+/// Copies any numeric tensor to the host as f64, in row-major order.
+pub fn to_f64s(tensor: &Tensor) -> Result<Vec<f64>> {
+    let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.f_contiguous()?;
+    let mut values = vec![0.0; flat.numel()];
+    flat.f_copy_data(&mut values, flat.numel())?;
+    Ok(values)
+}
+
+/// Whether this kind holds floating-point numbers that gradients can flow through.
+pub fn is_float(kind: Kind) -> bool {
+    matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
+}
