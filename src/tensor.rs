@@ -168,3 +168,17 @@ pub fn to_f64s(tensor: &Tensor) -> Result<Vec<f64>> {
 pub fn is_float(kind: Kind) -> bool {
     matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
 }
+
+/// A copy with storage of its own, outside any gradient graph.
+pub fn deep_copy(tensor: &Tensor) -> Result<Tensor> {
+    let source = tensor.f_detach()?;
+    let mut copy = source.f_empty_like()?;
+    copy.f_copy_(&source)?;
+    Ok(copy)
+}
+
+/// A seed for a piece of work of its own, from the seed of the whole.
+pub fn derive_seed(seed: u64, purpose: &str, index: u64) -> u64 {
+    use rand::RngCore;
+    rng(seed, purpose, index).next_u64()
+}

@@ -1,1 +1,180 @@
-//! ONNX Runtime as an independent witness.
+//! A side branch: whether an import can be believed. ONNX Runtime is the independent witness of the forward pass, and every
+//! trainable parameter has to receive a finite gradient that is not zero.
+
+pub mod gradients;
+pub mod parity;
+pub mod witness;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::error::{Error, Place, Result};
+use crate::graph::import::{self, ImportOptions};
+use crate::graph::{ImportReport, Model, Unsupported};
+use crate::onnx::{self, Limits};
+use crate::tensor::{Device, Tensor};
+
+pub use gradients::Gradients;
+pub use parity::Parity;
+pub use witness::Witness;
+
+/// The largest error relative to the largest output that counts as agreement with ONNX Runtime.
+pub const PARITY_TOLERANCE: f64 = 1e-4;
+
+/// Batch sizes on which parity is shown, whatever batch the file was exported with.
+pub const BATCHES: [i64; 3] = [1, 2, 7];
+
+/// Everything that `cmira check` says about a model. Scripts rely on these names.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// The file.
+    pub model: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// The standard domain's opset.
+    pub opset: i64,
+    /// Operator counts.
+    pub operators: BTreeMap<String, usize>,
+    /// How many parameters are trained and how many constants are not.
+    pub parameters: ParameterCounts,
+    /// Agreement with ONNX Runtime over all batches; absent when the model cannot be run.
+    pub parity: Option<Parity>,
+    /// Largest relative error by batch size.
+    pub batches: BTreeMap<String, f64>,
+    /// Agreement on the given images; absent when none were given.
+    pub images: Option<Parity>,
+    /// What the backward pass gave; absent when the model cannot be run.
+    pub gradients: Option<Gradients>,
+    /// What the import changed.
+    pub repairs: Vec<String>,
+    /// Nodes that cannot be run.
+    pub unsupported: Vec<Unsupported>,
+    /// Seconds from file to trainable model.
+    pub import_s: f64,
+    /// The whole summary of the import.
+    pub import: Option<ImportReport>,
+}
+
+/// Counts of stored numbers.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub struct ParameterCounts {
+    /// Trainable numbers.
+    pub trainable: i64,
+    /// Frozen numbers, running statistics among them.
+    pub frozen: i64,
+    /// Trainable tensors.
+    pub trainable_tensors: usize,
+    /// Frozen tensors.
+    pub frozen_tensors: usize,
+}
+
+impl ParameterCounts {
+    fn of(report: &ImportReport) -> ParameterCounts {
+        let count = |tensors: &[crate::graph::TensorInfo]| tensors.iter().map(|t| t.shape.iter().product::<i64>()).sum::<i64>();
+        ParameterCounts {
+            trainable: count(&report.trainable),
+            frozen: count(&report.buffers) + count(&report.frozen),
+            trainable_tensors: report.trainable.len(),
+            frozen_tensors: report.buffers.len() + report.frozen.len(),
+        }
+    }
+}
+
+impl Check {
+    /// The error that this outcome stands for: unsupported nodes first, then wrong numbers, then gradients. `None` if all is well.
+    pub fn verdict(&self) -> Option<Error> {
+        if let Some(first) = self.unsupported.first() {
+            let more = self.unsupported.len() - 1;
+            let error = Error::unsupported(&first.reason).at(&first.node).at(&self.model);
+            return Some(if more > 0 { error.help(format!("and {more} more nodes")) } else { error });
+        }
+        for (parity, what) in [(&self.parity, "random inputs"), (&self.images, "the given images")] {
+            if let Some(parity) = parity
+                && !parity.holds()
+            {
+                let reason = format!("libtorch and ONNX Runtime disagree on {what}: {parity}");
+                return Some(Error::disagree(reason).at(&self.model));
+            }
+        }
+        let gradients = self.gradients.as_ref()?;
+        gradients.fault().map(|reason| Error::disagree(reason).at(&self.model))
+    }
+}
+
+/// Imports a model and looks at it from all sides. `images` are normalised images `[N, C, H, W]`, if the user gave any.
+///
+/// # Errors
+/// Malformed files, a missing ONNX Runtime, or a failing node. Disagreement is not an error here: see [`Check::verdict`].
+pub fn check(path: &Path, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
+    let started = Instant::now();
+    let file = onnx::read(path, &Limits::default())?;
+    let unsupported = import::unsupported(&file).at(|| path.display().to_string())?;
+    if !unsupported.is_empty() {
+        return Ok(refused(path, &file.sha256, unsupported));
+    }
+    let started = if device == Device::Cpu { started } else { Instant::now() };
+    let model = Model::import(file, options, device)?;
+    let import_s = started.elapsed().as_secs_f64();
+    let report = model.report().clone();
+    let [c, h, w] = known_shape(&model, options, images)?;
+    let mut witness = Witness::open(path)?;
+    let mut batches = BTreeMap::new();
+    let mut parity: Option<Parity> = None;
+    for batch in BATCHES {
+        let random = parity::random_images(&[batch, c, h, w])?;
+        let one = parity::compare(&model, &mut witness, &random).at(|| format!("batch of {batch}"))?;
+        batches.insert(batch.to_string(), one.max_rel);
+        parity = Some(parity.map_or(one.clone(), |all| all.and(&one)));
+    }
+    let on_images = images.map(|images| parity::compare(&model, &mut witness, images)).transpose()?;
+    let gradients = gradients::check(&model, &[c, h, w])?;
+    Ok(Check {
+        model: path.display().to_string(),
+        sha256: model.sha256().to_string(),
+        opset: report.opset,
+        operators: report.operators.clone(),
+        parameters: ParameterCounts::of(&report),
+        parity,
+        batches,
+        images: on_images,
+        gradients: Some(gradients),
+        repairs: report.repairs.clone(),
+        unsupported: Vec::new(),
+        import_s,
+        import: Some(report),
+    })
+}
+
+fn refused(path: &Path, sha256: &str, unsupported: Vec<Unsupported>) -> Check {
+    Check {
+        model: path.display().to_string(),
+        sha256: sha256.to_string(),
+        opset: 0,
+        operators: BTreeMap::new(),
+        parameters: ParameterCounts::default(),
+        parity: None,
+        batches: BTreeMap::new(),
+        images: None,
+        gradients: None,
+        repairs: Vec::new(),
+        unsupported,
+        import_s: 0.0,
+        import: None,
+    }
+}
+
+fn known_shape(model: &Model, options: &ImportOptions, images: Option<&Tensor>) -> Result<[i64; 3]> {
+    if let [Some(c), Some(h), Some(w)] = model.image_shape() {
+        return Ok([c, h, w]);
+    }
+    if let Some(image) = options.image {
+        return Ok(image);
+    }
+    match images.map(Tensor::size).as_deref() {
+        Some([_, c, h, w]) => Ok([*c, *h, *w]),
+        _ => Err(Error::usage("the file does not state the size of its images").help("give input.height and input.width in an adapter file")),
+    }
+}

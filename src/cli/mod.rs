@@ -1,9 +1,71 @@
 //! The command line: arguments in, results out; one file a command. Only this module prints.
 
+mod audit;
+mod check;
+mod common;
+mod data;
+mod progress;
+mod train;
+mod unlearn;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+use crate::error::{ErrorKind, Result};
+
+/// Audits image classifiers that are said to have unlearned some of their training images.
+#[derive(Debug, Parser)]
+#[command(name = "cmira", version, max_term_width = 110, after_help = "Example:
+  cmira check model.onnx
+  cmira audit --model model.onnx --forget images/forget --probe images/probe --out audit
+
+Exit codes: 0 done; 1 unexpected; 2 wrong usage; 3 malformed model; 4 unsupported model; 5 results disagree; 6 data problem; 130 interrupted.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Import a model and show whether the import can be believed: operators, parameters, parity with ONNX Runtime, gradients.
+    Check(check::Args),
+    /// Attack one model and report how much of the forgotten class membership comes back.
+    Audit(audit::Args),
+    /// Make and look at data sets.
+    Data(data::Args),
+    /// Train a reference model from scratch.
+    Train(train::Args),
+    /// Unlearn images with a reference method.
+    Unlearn(unlearn::Args),
+}
+
 /// Runs one command and gives the process exit code.
-pub fn run(_arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    ExitCode::from(2)
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failures. Nothing can be done if the terminal is gone.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(ErrorKind::Usage.exit_code()) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Check(args) => check::run(&args),
+        Command::Audit(args) => audit::run(&args),
+        Command::Data(args) => data::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Unlearn(args) => unlearn::run(&args),
+    }
 }

@@ -1,7 +1,16 @@
 //! The one model type: an ONNX graph as a compiled plan over libtorch tensors, with its parameters as trainable leaves.
 
+mod export;
+pub mod import;
+mod ir;
 pub mod model;
 pub mod ops;
+mod params;
+mod passes;
+mod plan;
 
-pub use model::{Model, Param, State};
+pub use import::{ImportOptions, ImportReport, TensorInfo};
+pub use ir::Unsupported;
+pub use model::{Model, Param, Parametrization, State};
 pub use ops::Mode;
+pub use passes::head::Head;

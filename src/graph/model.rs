@@ -1,79 +1,268 @@
 //! [`Model`]: what trainers, unlearners and the attack see.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::graph::Mode;
+use crate::graph::export;
+use crate::graph::import::{self, ImportOptions, ImportReport, Shared};
+use crate::graph::plan::Target;
 use crate::onnx::proto::ModelProto;
-use crate::tensor::{Device, Tensor};
+use crate::onnx::{self, Limits, OnnxFile};
+use crate::tensor::{Device, Tensor, deep_copy, no_grad};
 
 /// A trainable leaf of a [`Model`].
 pub struct Param {
-    /// The initializer's name in the ONNX file.
+    /// The tensor's name in the ONNX file.
     pub name: String,
     /// The leaf; it requires gradients.
     pub tensor: Tensor,
+    /// Whether this is a matrix of weights (a convolution's or linear layer's), not a bias, scale or embedding.
+    pub is_weight_matrix: bool,
 }
 
 /// A copy of everything that training changes: parameters and running statistics, by name.
 pub struct State(pub Vec<(String, Tensor)>);
 
+/// Stands between stored parameters and the forward pass: spectral normalisation divides every weight by its norm here.
+pub trait Parametrization: Send {
+    /// The tensors to use in place of the parameters, in the same order. Gradients flow through this computation.
+    fn apply(&mut self, params: &[Param], mode: Mode) -> Result<Vec<Tensor>>;
+
+    /// Forgets what earlier passes left, so that what follows depends on the parameters alone. Work that was interrupted and
+    /// resumed then gives the same numbers as work that was not.
+    fn reset(&mut self);
+}
+
 /// An image classifier: logits out of images, with trainable parameters, wherever it came from.
 pub struct Model {
+    pub(crate) shared: Arc<Shared>,
+    /// Parameters, running statistics and constants, as the plan numbers them.
+    pub(crate) stored: Vec<Tensor>,
+    /// Handles to the trainable ones among `stored`.
+    params: Vec<Param>,
     device: Device,
+    parametrization: Option<std::cell::RefCell<Box<dyn Parametrization>>>,
 }
 
 impl Model {
-    /// Reads, checks and compiles an ONNX file with default limits.
-    pub fn open(_path: &Path, _device: Device) -> Result<Model> {
-        Err(Error::unexpected("stub"))
+    /// Reads, checks and compiles an ONNX file with default limits and options.
+    ///
+    /// # Errors
+    /// Malformed or Unsupported, naming file and node.
+    pub fn open(path: &Path, device: Device) -> Result<Model> {
+        let file = onnx::read(path, &Limits::default())?;
+        Model::import(file, &ImportOptions::default(), device)
+    }
+
+    /// Compiles a checked file.
+    ///
+    /// # Errors
+    /// Malformed or Unsupported, naming file and node.
+    pub fn import(file: OnnxFile, options: &ImportOptions, device: Device) -> Result<Model> {
+        let place = file.path.clone();
+        let (shared, stored) = import::import(file, options).at(|| place.display().to_string())?;
+        Model::assemble(Arc::new(shared), stored, device)
     }
 
     /// Compiles a model that is already in memory; `name` stands for the file in errors.
-    pub fn from_proto(_name: &str, _proto: ModelProto, _device: Device) -> Result<Model> {
-        Err(Error::unexpected("stub"))
+    pub fn from_proto(name: &str, proto: ModelProto, device: Device) -> Result<Model> {
+        Model::import(onnx::from_model(name, proto, &Limits::default())?, &ImportOptions::default(), device)
+    }
+
+    fn assemble(shared: Arc<Shared>, stored: Vec<Tensor>, device: Device) -> Result<Model> {
+        let mut placed = Vec::with_capacity(stored.len());
+        for (tensor, info) in stored.into_iter().zip(&shared.stored) {
+            // Shapes, axes and indices stay on the host, where they are read.
+            let tensor = if info.stays_on_host { tensor } else { tensor.f_to_device(device)? };
+            placed.push(if info.trainable { tensor.f_detach()?.f_set_requires_grad(true)? } else { tensor });
+        }
+        let params = shared
+            .params
+            .iter()
+            .map(|&index| Param {
+                name: shared.stored[index].name.clone(),
+                tensor: placed[index].shallow_clone(),
+                is_weight_matrix: shared.stored[index].is_weight_matrix,
+            })
+            .collect();
+        Ok(Model { shared, stored: placed, params, device, parametrization: None })
     }
 
     /// Logits `[N, K]` of images `[N, C, H, W]` (float, already normalised), on the model's device. Any `N >= 1` runs.
-    pub fn forward(&self, _images: &Tensor, _mode: Mode) -> Result<Tensor> {
-        Err(Error::unexpected("stub"))
+    ///
+    /// # Errors
+    /// Unsupported in [`Mode::Train`] when the file's batch size could not be freed; else what a node raises, with its name.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        let logits = self.run(images, mode, Target::Logits)?;
+        flatten_logits(logits)
+    }
+
+    /// The file's own first output in [`Mode::Eval`], as ONNX Runtime would give it: probabilities where the file ends with a softmax.
+    pub fn output(&self, images: &Tensor) -> Result<Tensor> {
+        self.run(images, Mode::Eval, Target::Output)
+    }
+
+    fn run(&self, images: &Tensor, mode: Mode, target: Target) -> Result<Tensor> {
+        let effective;
+        let stored = match &self.parametrization {
+            None => &self.stored,
+            Some(parametrization) => {
+                let replaced = parametrization.borrow_mut().apply(&self.params, mode)?;
+                let mut tensors: Vec<Tensor> = self.stored.iter().map(Tensor::shallow_clone).collect();
+                for (&index, tensor) in self.shared.params.iter().zip(replaced) {
+                    tensors[index] = tensor;
+                }
+                effective = tensors;
+                &effective
+            }
+        };
+        let images = images.f_to_kind(self.shared.input_kind)?;
+        let plan = &self.shared.plan;
+        let Some(batch) = self.shared.fixed_batch else { return plan.run(stored, &images, mode, target) };
+        let count = images.size().first().copied().unwrap_or(0);
+        if count == batch {
+            return plan.run(stored, &images, mode, target);
+        }
+        if mode == Mode::Train {
+            let reason = format!("the file fixes its batch size at {batch}, so batch statistics over {count} images cannot be computed");
+            return Err(Error::unsupported(reason).help("export the model with a dynamic batch dimension"));
+        }
+        self.run_in_chunks(stored, &images, batch, target)
+    }
+
+    /// Evaluation of a graph that accepts one batch size only; the last chunk is filled up with copies of its last image.
+    fn run_in_chunks(&self, stored: &[Tensor], images: &Tensor, batch: i64, target: Target) -> Result<Tensor> {
+        let count = images.size().first().copied().unwrap_or(0);
+        let mut parts = Vec::new();
+        let mut start = 0;
+        while start < count {
+            let here = batch.min(count - start);
+            let mut chunk = images.f_narrow(0, start, here)?;
+            if here < batch {
+                let last = chunk.f_narrow(0, here - 1, 1)?;
+                let mut pieces = vec![chunk];
+                pieces.extend((here..batch).map(|_| last.shallow_clone()));
+                chunk = Tensor::f_cat(&pieces, 0)?;
+            }
+            parts.push(self.shared.plan.run(stored, &chunk, Mode::Eval, target)?.f_narrow(0, 0, here)?);
+            start += here;
+        }
+        Ok(Tensor::f_cat(&parts, 0)?)
     }
 
     /// The trainable parameters, in file order. They are handles: an in-place update changes the model.
     pub fn params(&self) -> &[Param] {
-        &[]
+        &self.params
+    }
+
+    /// The tensors that a forward pass in evaluation uses in place of the parameters, with whether each is a weight matrix.
+    pub fn effective_params(&self) -> Result<Vec<(bool, Tensor)>> {
+        let _guard = no_grad();
+        let tensors = match &self.parametrization {
+            Some(parametrization) => parametrization.borrow_mut().apply(&self.params, Mode::Eval)?,
+            None => self.params.iter().map(|p| p.tensor.shallow_clone()).collect(),
+        };
+        Ok(self.params.iter().map(|p| p.is_weight_matrix).zip(tensors).collect())
+    }
+
+    /// Names and handles of the running statistics, in file order.
+    pub fn buffers(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.shared.stored.iter().zip(&self.stored).filter(|(info, _)| info.buffer).map(|(info, tensor)| (info.name.as_str(), tensor))
     }
 
     /// A deep copy of parameters and running statistics.
     pub fn state(&self) -> Result<State> {
-        Err(Error::unexpected("stub"))
+        let changing = self.shared.stored.iter().zip(&self.stored).filter(|(info, _)| info.trainable || info.buffer);
+        Ok(State(changing.map(|(info, tensor)| Ok((info.name.clone(), deep_copy(tensor)?))).collect::<Result<_>>()?))
     }
 
     /// Copies a state back in.
     ///
     /// # Errors
     /// Data, when names or shapes differ from this model's.
-    pub fn load_state(&self, _state: &State) -> Result<()> {
-        Err(Error::unexpected("stub"))
+    pub fn load_state(&self, state: &State) -> Result<()> {
+        let _guard = no_grad();
+        let changing: Vec<_> = self.shared.stored.iter().zip(&self.stored).filter(|(info, _)| info.trainable || info.buffer).collect();
+        if changing.len() != state.0.len() {
+            return Err(Error::data(format!("the state holds {} tensors where the model has {}", state.0.len(), changing.len())));
+        }
+        for ((info, tensor), (name, value)) in changing.into_iter().zip(&state.0) {
+            if *name != info.name || value.size() != tensor.size() {
+                return Err(Error::data(format!("the state's '{name}' does not belong to the model's '{}'", info.name)));
+            }
+            tensor.shallow_clone().f_copy_(value)?;
+        }
+        Ok(())
     }
 
-    /// A model with the same plan and its own copy of parameters and running statistics.
+    /// A model with the same plan and its own copy of parameters and running statistics, without a parametrization.
     pub fn duplicate(&self) -> Result<Model> {
-        Err(Error::unexpected("stub"))
+        let stored = self.shared.stored.iter().zip(&self.stored);
+        let stored = stored.map(|(i, t)| if i.trainable || i.buffer { deep_copy(t) } else { Ok(t.shallow_clone()) }).collect::<Result<_>>()?;
+        Model::assemble(self.shared.clone(), stored, self.device)
     }
 
-    /// The graph with the present values of parameters and running statistics.
+    /// Puts a computation between the stored parameters and the forward pass.
+    pub fn set_parametrization(&mut self, parametrization: Box<dyn Parametrization>) {
+        self.parametrization = Some(std::cell::RefCell::new(parametrization));
+    }
+
+    /// Resets the parametrization, if there is one; see [`Parametrization::reset`].
+    pub fn reset_parametrization(&self) {
+        if let Some(parametrization) = &self.parametrization {
+            parametrization.borrow_mut().reset();
+        }
+    }
+
+    /// The graph with the present values of parameters and running statistics; a parametrization is applied and gone.
     pub fn to_onnx(&self) -> Result<ModelProto> {
-        Err(Error::unexpected("stub"))
+        let _guard = no_grad();
+        let mut values: Vec<Tensor> = self.stored.iter().map(Tensor::shallow_clone).collect();
+        if let Some(parametrization) = &self.parametrization {
+            let replaced = parametrization.borrow_mut().apply(&self.params, Mode::Eval)?;
+            for (&index, tensor) in self.shared.params.iter().zip(replaced) {
+                values[index] = tensor;
+            }
+        }
+        export::export(&self.shared, &values)
     }
 
     /// The number of classes K.
     pub fn classes(&self) -> usize {
-        0
+        self.shared.classes
+    }
+
+    /// `[C, H, W]` of the images that the file states; `None` where it leaves a dimension open.
+    pub fn image_shape(&self) -> [Option<i64>; 3] {
+        self.shared.image
     }
 
     /// Where the parameters live.
     pub fn device(&self) -> Device {
         self.device
     }
+
+    /// What the import found and did.
+    pub fn report(&self) -> &ImportReport {
+        &self.shared.report
+    }
+
+    /// SHA-256 of the file that the model was read from.
+    pub fn sha256(&self) -> &str {
+        &self.shared.sha256
+    }
+}
+
+/// `[N, K, 1, 1]`, which fully convolutional heads give, as `[N, K]`.
+fn flatten_logits(logits: Tensor) -> Result<Tensor> {
+    let shape = logits.size();
+    if shape.len() > 2 && shape[2..].iter().all(|&d| d == 1) {
+        return Ok(logits.f_flatten(1, -1)?);
+    }
+    if shape.len() == 2 {
+        return Ok(logits);
+    }
+    Err(Error::unsupported(format!("the output has shape {shape:?} where a classifier gives [images, classes]")))
 }

@@ -1,0 +1,331 @@
+//! CMIRA's two stages: pretraining of the attack model on the probing set, then mutual knowledge distillation.
+
+use crate::attack::mixup::{Mixture, one_hot};
+use crate::attack::sets::{Predictions, Sets};
+use crate::attack::settings::{AttackSettings, Variant};
+use crate::attack::spectral::SpectralNorm;
+use crate::attack::stopping::{StopReason, StopRule, Stopper};
+use crate::data::augment::Augment;
+use crate::data::batches::Batches;
+use crate::error::{Error, Result};
+use crate::graph::Model;
+use crate::nets::{self, InputShape};
+use crate::tensor::{Device, Kind, Tensor, no_grad, seed_libtorch, to_f32s, to_i64s};
+use crate::train::{self, Control, Event, TrainSettings};
+
+/// What the attack may see: images of both sets, and labels of the probing set only.
+pub struct Evidence<'a> {
+    /// Images of the probing set, then of the forget set, resident on the models' device.
+    pub images: &'a Batches,
+    /// Labels of the probing set, in `0..K`; the images behind them are the forget set `X_f`.
+    pub probe_labels: &'a [i64],
+}
+
+impl Evidence<'_> {
+    fn probe_count(&self) -> usize {
+        self.probe_labels.len()
+    }
+
+    fn forget_count(&self) -> usize {
+        self.images.len().saturating_sub(self.probe_labels.len())
+    }
+}
+
+/// Top-1 accuracy in percent of predicted classes of the forget set. Whoever holds the truth hands this in, so that the attack
+/// never does.
+pub type Score<'a> = dyn Fn(&[i64]) -> f64 + 'a;
+
+/// One line of the attack's course. Iteration 0 is the state after stage 1.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Iteration {
+    /// 0 after stage 1, then 1, 2, ...
+    pub iteration: usize,
+    /// Accuracy of the attack model on the forget set, percent; empty without labels.
+    pub acc_a: Option<f64>,
+    /// Accuracy of the unlearned model on the forget set, percent; empty without labels.
+    pub acc_u: Option<f64>,
+    /// Share of forget images on which both models agree, in `0..=1`.
+    pub agreement_rate: f64,
+    /// Size of the agreement set that this iteration trained on.
+    pub agreement: usize,
+    /// Size of the unlearned model's disagreement set.
+    pub from_unlearned: usize,
+    /// Size of the attack model's disagreement set.
+    pub from_attack: usize,
+    /// Mean loss of the attack model in its last epoch.
+    pub loss_a: Option<f64>,
+    /// Mean loss of the unlearned model in its last epoch; empty while it is frozen.
+    pub loss_u: Option<f64>,
+}
+
+/// What the attack reports while it runs.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A training epoch of stage 1 or of one model in stage 2.
+    Training {
+        /// `pretrain`, or `attack` or `unlearned` in stage 2.
+        model: &'static str,
+        /// Iteration; 0 in stage 1.
+        iteration: usize,
+        /// The epoch that ended.
+        event: &'a Event,
+    },
+    /// An iteration ended.
+    Iteration(&'a Iteration),
+}
+
+/// Everything that goes on between two iterations: what a resumed attack continues from.
+pub struct Course {
+    /// The lines so far, iteration 0 first.
+    pub iterations: Vec<Iteration>,
+    /// Predictions of the unlearned model before the attack.
+    pub before: Predictions,
+    /// Predictions of the attack model after stage 1.
+    pub pretrained: Predictions,
+    /// Predictions of the attack model now.
+    pub attack: Predictions,
+    /// Predictions of the unlearned model now.
+    pub unlearned: Predictions,
+    /// Predictions of the attack model at the iteration with the best watched figure.
+    pub best: Predictions,
+    /// Why the attack ended; `None` while it goes on.
+    pub stop: Option<StopReason>,
+}
+
+/// Builds a fresh attack model `M_A = LipSoftMax(BBN(x))` for images of a shape.
+///
+/// # Errors
+/// Usage, when the backbone cannot take such images.
+pub fn attack_model(settings: &AttackSettings, input: InputShape, classes: usize, device: Device) -> Result<Model> {
+    let proto = nets::with_mlp_head(settings.backbone, input, classes, settings.head_width, settings.logit_scale, settings.seed)?;
+    let mut model = Model::from_proto("attack model", proto, device)?;
+    normalise(&mut model, settings)?;
+    Ok(model)
+}
+
+/// Puts spectral normalisation between the attack model's weights and its forward pass, if the settings ask for it.
+pub fn normalise(model: &mut Model, settings: &AttackSettings) -> Result<()> {
+    if settings.spectral_norm {
+        let norm = SpectralNorm::new(model.params(), settings.seed)?;
+        model.set_parametrization(Box::new(norm));
+    }
+    Ok(())
+}
+
+/// Stage 1: trains the attack model on the labelled probing images at `rows` of the evidence.
+///
+/// # Errors
+/// What training raises; Interrupted with a checkpoint if `control` has one.
+pub fn pretrain(attack: &Model, evidence: &Evidence, rows: &[i64], settings: &AttackSettings, control: &mut Control) -> Result<()> {
+    let labels: Vec<i64> = rows
+        .iter()
+        .map(|&row| usize::try_from(row).ok().and_then(|row| evidence.probe_labels.get(row)).copied())
+        .collect::<Option<_>>()
+        .ok_or_else(|| Error::unexpected("a probing image has no label"))?;
+    let labels = one_hot(&labels, attack.classes())?.f_to_device(attack.device())?;
+    let samples = Mixture::new(evidence.images, rows, labels, 0.0, augment(&settings.pretrain))?;
+    let plan = TrainSettings { seed: settings.seed, ..settings.pretrain.clone() };
+    train::fit(attack, &samples, &plan, control)?;
+    Ok(())
+}
+
+fn augment(settings: &TrainSettings) -> Option<Augment> {
+    settings.augment
+}
+
+/// Both models' predictions on the forget set, softmax probabilities `[n, K]` on the models' device included.
+struct Snapshot {
+    predictions: Predictions,
+    probabilities: Tensor,
+}
+
+/// How many images are evaluated at once.
+const EVALUATION_BATCH: usize = 500;
+
+/// Predictions of a model on the forget set, in evaluation mode.
+pub fn predict_forget(model: &Model, evidence: &Evidence) -> Result<Predictions> {
+    Ok(snapshot(model, evidence)?.predictions)
+}
+
+fn snapshot(model: &Model, evidence: &Evidence) -> Result<Snapshot> {
+    let _guard = no_grad();
+    let logits = train::evaluate::logits(model, evidence.images, evidence.probe_count(), evidence.forget_count(), EVALUATION_BATCH)?;
+    let probabilities = logits.f_softmax(-1, Kind::Float)?;
+    let (confidences, classes) = probabilities.f_max_dim(-1, false)?;
+    Ok(Snapshot { predictions: Predictions { classes: to_i64s(&classes)?, confidences: to_f32s(&confidences)? }, probabilities })
+}
+
+/// Share of images on which two predictions agree, in `0..=1`; 0 for no images.
+pub fn agreement_rate(a: &Predictions, b: &Predictions) -> f64 {
+    let same = a.classes.iter().zip(&b.classes).filter(|(a, b)| a == b).count();
+    if a.classes.is_empty() { 0.0 } else { same as f64 / a.classes.len() as f64 }
+}
+
+/// The state after stage 1.
+pub fn begin(attack: &Model, unlearned: &Model, evidence: &Evidence, score: Option<&Score>) -> Result<Course> {
+    let (a, u) = (predict_forget(attack, evidence)?, predict_forget(unlearned, evidence)?);
+    let first = Iteration {
+        iteration: 0,
+        acc_a: score.map(|score| score(&a.classes)),
+        acc_u: score.map(|score| score(&u.classes)),
+        agreement_rate: agreement_rate(&a, &u),
+        agreement: 0,
+        from_unlearned: 0,
+        from_attack: 0,
+        loss_a: None,
+        loss_u: None,
+    };
+    Ok(Course {
+        iterations: vec![first],
+        before: u.clone(),
+        pretrained: a.clone(),
+        best: a.clone(),
+        attack: a,
+        unlearned: u,
+        stop: None,
+    })
+}
+
+/// Stage 2: iterates until a stopping rule holds. `save` is called after every iteration, and may refuse to go on.
+///
+/// # Errors
+/// Usage, when the oracle rule is asked for without labels; what training raises.
+pub fn distil(
+    attack: &Model,
+    unlearned: &Model,
+    evidence: &Evidence,
+    settings: &AttackSettings,
+    score: Option<&Score>,
+    course: &mut Course,
+    hooks: &mut Hooks,
+) -> Result<()> {
+    if settings.variant == Variant::P {
+        course.stop = Some(StopReason::NoMutualStage);
+        return Ok(());
+    }
+    let watched = |line: &Iteration| match settings.stop {
+        StopRule::Agreement => Ok(line.agreement_rate),
+        StopRule::Oracle => line.acc_a.ok_or_else(|| {
+            Error::usage("the oracle stopping rule needs labels for the forget set").help("use `stop: agreement`, or label the images")
+        }),
+    };
+    // A resumed attack replays the figures so far, so that it stops where an uninterrupted one would have.
+    let mut stopper = Stopper::new(settings.patience, watched(&course.iterations[0])?);
+    let mut best = watched(&course.iterations[0])?;
+    for line in &course.iterations[1..] {
+        let figure = watched(line)?;
+        best = best.max(figure);
+        if stopper.stop_after(figure) {
+            course.stop = Some(StopReason::Patience);
+        }
+    }
+    while course.stop.is_none() {
+        let iteration = course.iterations.len();
+        if iteration > settings.iterations {
+            course.stop = Some(StopReason::Iterations);
+            break;
+        }
+        let line = iterate(attack, unlearned, evidence, settings, score, course, iteration, hooks)?;
+        let figure = watched(&line)?;
+        if figure > best {
+            best = figure;
+            course.best = course.attack.clone();
+        }
+        (hooks.report)(&Progress::Iteration(&line));
+        course.iterations.push(line);
+        if stopper.stop_after(figure) {
+            course.stop = Some(StopReason::Patience);
+        }
+        (hooks.save)(course)?;
+    }
+    Ok(())
+}
+
+/// What the attack calls while it runs.
+pub struct Hooks<'a> {
+    /// Progress, for a person to see.
+    pub report: &'a mut dyn FnMut(&Progress),
+    /// Called after every iteration with the course so far; stores it. An error ends the attack.
+    pub save: &'a mut dyn FnMut(&Course) -> Result<()>,
+    /// Set from outside to end the work.
+    pub stop: &'a std::sync::atomic::AtomicBool,
+}
+
+#[allow(clippy::too_many_arguments)]
+fn iterate(
+    attack: &Model,
+    unlearned: &Model,
+    evidence: &Evidence,
+    settings: &AttackSettings,
+    score: Option<&Score>,
+    course: &mut Course,
+    iteration: usize,
+    hooks: &mut Hooks,
+) -> Result<Iteration> {
+    // Dropout is the only thing that draws from libtorch's own generator.
+    seed_libtorch(settings.seed.wrapping_add(iteration as u64));
+    let (a, u) = (snapshot(attack, evidence)?, snapshot(unlearned, evidence)?);
+    let sets = Sets::of(&u.predictions, &a.predictions, settings.selection())?;
+    let taught = Lesson { evidence, settings, sets: &sets, agreed: &u.predictions.classes, iteration };
+    let loss_a = taught.teach(attack, &sets.from_unlearned, &u.probabilities, "attack", hooks)?;
+    let loss_u = match settings.variant {
+        Variant::PUA => Some(taught.teach(unlearned, &sets.from_attack, &a.probabilities, "unlearned", hooks)?),
+        _ => None,
+    };
+    course.attack = predict_forget(attack, evidence)?;
+    if loss_u.is_some() {
+        course.unlearned = predict_forget(unlearned, evidence)?;
+    }
+    Ok(Iteration {
+        iteration,
+        acc_a: score.map(|score| score(&course.attack.classes)),
+        acc_u: score.map(|score| score(&course.unlearned.classes)),
+        agreement_rate: agreement_rate(&course.attack, &course.unlearned),
+        agreement: sets.agreement.len(),
+        from_unlearned: sets.from_unlearned.len(),
+        from_attack: sets.from_attack.len(),
+        loss_a: Some(loss_a),
+        loss_u,
+    })
+}
+
+/// What both models learn from in one iteration, apart from the other's disagreement set.
+struct Lesson<'a> {
+    evidence: &'a Evidence<'a>,
+    settings: &'a AttackSettings,
+    sets: &'a Sets,
+    /// The class on which both agree; read at agreement images only.
+    agreed: &'a [i64],
+    iteration: usize,
+}
+
+impl Lesson<'_> {
+    /// Trains one model on `D_p`, the agreement set with hard labels, and the other model's disagreement set with soft ones.
+    fn teach(&self, student: &Model, disagreement: &[usize], teacher: &Tensor, name: &'static str, hooks: &mut Hooks) -> Result<f64> {
+        let offset = self.evidence.probe_count();
+        let row = |&image: &usize| i64::try_from(offset + image).map_err(Error::unexpected);
+        let mut rows: Vec<i64> = (0..i64::try_from(offset).map_err(Error::unexpected)?).collect();
+        for image in self.sets.agreement.iter().chain(disagreement) {
+            rows.push(row(image)?);
+        }
+        let mut hard = self.evidence.probe_labels.to_vec();
+        hard.extend(self.sets.agreement.iter().map(|&image| self.agreed[image]));
+        let mut labels = one_hot(&hard, student.classes())?.f_to_device(student.device())?;
+        if !disagreement.is_empty() {
+            let chosen: Vec<i64> = disagreement.iter().map(|&i| i64::try_from(i).map_err(Error::unexpected)).collect::<Result<_>>()?;
+            let soft = teacher.f_index_select(0, &Tensor::f_from_slice(&chosen)?.f_to_device(teacher.device())?)?;
+            labels = Tensor::f_cat(&[labels, soft], 0)?;
+        }
+        let plan = &self.settings.mutual;
+        let samples = Mixture::new(self.evidence.images, &rows, labels, self.settings.mixup_alpha, augment(plan))?;
+        // Every iteration and model draws an order of its own.
+        let seed = crate::tensor::derive_seed(self.settings.seed, &format!("mutual {name}"), self.iteration as u64);
+        let plan = TrainSettings { seed, ..plan.clone() };
+        let iteration = self.iteration;
+        let report = &mut hooks.report;
+        let mut forward = |event: &Event| report(&Progress::Training { model: name, iteration, event });
+        let mut control = Control::new(hooks.stop, &mut forward);
+        let history = train::fit(student, &samples, &plan, &mut control)?;
+        history.last_loss().ok_or_else(|| Error::usage("mutual.epochs is 0: nothing would be taught"))
+    }
+}

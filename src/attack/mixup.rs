@@ -1,0 +1,66 @@
+//! The training set of one mutual-distillation iteration, mixed up: convex combinations of images and of label distributions
+//! (Zhang et al. 2018), one ratio a batch.
+
+use rand::seq::SliceRandom;
+use rand_distr::{Beta, Distribution};
+use rand_pcg::Pcg64;
+
+use crate::data::augment::Augment;
+use crate::data::batches::Batches;
+use crate::error::{Error, Result};
+use crate::tensor::{Kind, Tensor};
+use crate::train::{Samples, Targets};
+
+/// Images of one resident set with a label distribution each.
+pub struct Mixture<'a> {
+    images: &'a Batches,
+    /// Row in `images` of every sample, i64 `[n]` on the images' device.
+    rows: Tensor,
+    /// Label distribution of every sample, f32 `[n, K]` on the images' device.
+    labels: Tensor,
+    alpha: f64,
+    augment: Option<Augment>,
+}
+
+impl<'a> Mixture<'a> {
+    /// A set of samples; `alpha` 0 leaves batches as they are.
+    ///
+    /// # Errors
+    /// Unexpected, when rows and labels differ in number.
+    pub fn new(images: &'a Batches, rows: &[i64], labels: Tensor, alpha: f64, augment: Option<Augment>) -> Result<Mixture<'a>> {
+        let count = labels.size().first().copied().unwrap_or(0);
+        if i64::try_from(rows.len()) != Ok(count) {
+            return Err(Error::unexpected(format!("{} images have {count} label distributions", rows.len())));
+        }
+        let rows = Tensor::f_from_slice(rows)?.f_to_device(labels.device())?;
+        Ok(Mixture { images, rows, labels, alpha, augment })
+    }
+}
+
+impl Samples for Mixture<'_> {
+    fn len(&self) -> usize {
+        usize::try_from(self.rows.size().first().copied().unwrap_or(0)).unwrap_or(0)
+    }
+
+    fn batch(&self, indices: &Tensor, rng: &mut Pcg64) -> Result<(Tensor, Targets)> {
+        let indices = indices.f_to_device(self.labels.device())?;
+        let rows = self.rows.f_index_select(0, &indices)?;
+        let images = self.images.augmented(&rows, self.augment.as_ref(), rng)?;
+        let labels = self.labels.f_index_select(0, &indices)?;
+        if self.alpha == 0.0 {
+            return Ok((images, Targets::Soft(labels)));
+        }
+        let ratio = Beta::new(self.alpha, self.alpha).map_err(Error::usage)?.sample(rng);
+        let mut partners: Vec<i64> = (0..indices.size()[0]).collect();
+        partners.shuffle(rng);
+        let partners = Tensor::f_from_slice(&partners)?.f_to_device(self.labels.device())?;
+        let mix = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_index_select(0, &partners)?.f_lerp(tensor, ratio)?) };
+        Ok((mix(&images)?, Targets::Soft(mix(&labels)?)))
+    }
+}
+
+/// Hard labels as distributions, f32 `[n, classes]`.
+pub fn one_hot(labels: &[i64], classes: usize) -> Result<Tensor> {
+    let classes = i64::try_from(classes).map_err(Error::unexpected)?;
+    Ok(Tensor::f_from_slice(labels)?.f_one_hot(classes)?.f_to_kind(Kind::Float)?)
+}

@@ -1,0 +1,133 @@
+//! Every setting of the attack, with the paper's values as defaults where it prints them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::attack::sets::Selection;
+use crate::attack::stopping::StopRule;
+use crate::error::{Error, Result};
+use crate::nets::Backbone;
+use crate::train::TrainSettings;
+
+/// How far the attack goes: the paper's ablation (Tables 3, A4, A5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Variant {
+    /// The attack model after stage 1 only: what the probing set alone teaches.
+    #[serde(rename = "P")]
+    P,
+    /// The attack model learns from the unlearned model, which stays as it is.
+    #[serde(rename = "P+U")]
+    PU,
+    /// Both models teach each other: CMIRA.
+    #[default]
+    #[serde(rename = "P+U+A")]
+    PUA,
+}
+
+impl Variant {
+    /// All variants, in the paper's order.
+    pub const ALL: [Variant; 3] = [Variant::P, Variant::PU, Variant::PUA];
+
+    /// The paper's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Variant::P => "P",
+            Variant::PU => "P+U",
+            Variant::PUA => "P+U+A",
+        }
+    }
+}
+
+/// Every setting of the attack. An unknown key in a settings file is refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttackSettings {
+    /// Seeds initial weights, data order, augmentation and mixup. The same seed gives the same results on the CPU.
+    pub seed: u64,
+    /// The attack model's backbone.
+    pub backbone: Backbone,
+    /// Width of the attack model's two-layer head.
+    pub head_width: usize,
+    /// The factor between the 1-Lipschitz head and the softmax. It is fixed, not learned: with every matrix at spectral norm one the
+    /// logits would be too small to learn from, and weight decay drives a learned factor to zero. Chosen by the accuracy of
+    /// stage 1 on held-out probing images, never by the attack's outcome.
+    pub logit_scale: f64,
+    /// Whether every weight matrix of the attack model is divided by its spectral norm.
+    pub spectral_norm: bool,
+    /// Share of the probing set that stage 1 does not see and is scored on, in `0..1`. 0 trains on all of it, as in the paper.
+    pub probe_holdout: f64,
+    /// Stage 1: training of the attack model on the probing set. The paper: 200 epochs of SGD at learning rate 0.01.
+    pub pretrain: TrainSettings,
+    /// Stage 2: training of either model within one iteration. The paper: 10 epochs at learning rate 0.001.
+    pub mutual: TrainSettings,
+    /// The greatest number of iterations of stage 2. The paper: 200.
+    pub iterations: usize,
+    /// Stage 2 ends when the watched figure has not improved for this many iterations. The paper: 7.
+    pub patience: usize,
+    /// Which figure is watched.
+    pub stop: StopRule,
+    /// tau: the least confidence of a teacher for the disagreement set, in `0..=1`. Not printed in the paper.
+    pub confidence_threshold: f32,
+    /// The greatest share of the disagreeing images in each disagreement set, in `0..=1`. Not printed in the paper.
+    pub disagreement_share: f64,
+    /// alpha of Beta(alpha, alpha), from which mixup draws its ratio. 0 switches mixup off. Not printed in the paper.
+    pub mixup_alpha: f64,
+    /// How far the attack goes.
+    pub variant: Variant,
+}
+
+impl Default for AttackSettings {
+    fn default() -> Self {
+        let common = TrainSettings { momentum: 0.9, weight_decay: 5e-4, batch_size: 128, ..TrainSettings::default() };
+        AttackSettings {
+            seed: 0,
+            backbone: Backbone::Resnet18,
+            head_width: 128,
+            logit_scale: 20.0,
+            spectral_norm: true,
+            probe_holdout: 0.0,
+            pretrain: TrainSettings { epochs: 200, lr: 0.01, ..common.clone() },
+            mutual: TrainSettings { epochs: 10, lr: 0.001, ..common },
+            iterations: 200,
+            patience: 7,
+            stop: StopRule::Agreement,
+            confidence_threshold: 0.9,
+            disagreement_share: 0.1,
+            mixup_alpha: 0.75,
+            variant: Variant::PUA,
+        }
+    }
+}
+
+impl AttackSettings {
+    /// Refuses values that make no sense, naming the key.
+    ///
+    /// # Errors
+    /// Usage.
+    pub fn validate(&self) -> Result<()> {
+        let share = |key: &str, value: f64| match value {
+            v if (0.0..=1.0).contains(&v) => Ok(()),
+            v => Err(Error::usage(format!("{key} is {v}, which is not in 0..=1"))),
+        };
+        share("confidence_threshold", f64::from(self.confidence_threshold))?;
+        share("disagreement_share", self.disagreement_share)?;
+        share("probe_holdout", self.probe_holdout)?;
+        if self.probe_holdout >= 1.0 {
+            return Err(Error::usage("probe_holdout leaves nothing to train on"));
+        }
+        if !(self.mixup_alpha >= 0.0 && self.mixup_alpha.is_finite()) {
+            return Err(Error::usage(format!("mixup_alpha is {}, which is not a number of at least 0", self.mixup_alpha)));
+        }
+        if !(self.logit_scale > 0.0 && self.logit_scale.is_finite()) {
+            return Err(Error::usage(format!("logit_scale is {}, which is not a positive number", self.logit_scale)));
+        }
+        if self.head_width == 0 || self.patience == 0 {
+            return Err(Error::usage("head_width and patience must be at least 1"));
+        }
+        Ok(())
+    }
+
+    /// How disagreement sets are chosen.
+    pub fn selection(&self) -> Selection {
+        Selection { confidence_threshold: self.confidence_threshold, share: self.disagreement_share }
+    }
+}

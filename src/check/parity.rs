@@ -1,0 +1,88 @@
+//! How far libtorch's output is from ONNX Runtime's.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::check::PARITY_TOLERANCE;
+use crate::check::witness::Witness;
+use crate::error::{Error, Result};
+use crate::graph::Model;
+use crate::tensor::{Device, Tensor, no_grad, rng, to_f64s};
+
+/// Agreement on a set of images.
+#[derive(Debug, Clone, Serialize)]
+pub struct Parity {
+    /// Largest absolute difference.
+    pub max_abs: f64,
+    /// Largest absolute difference divided by the largest absolute output.
+    pub max_rel: f64,
+    /// Share of images on which the arg-max is the same, in `0..=1`.
+    pub argmax_agreement: f64,
+    /// How many images were compared.
+    pub images: usize,
+}
+
+impl Parity {
+    /// Whether the difference is within [`PARITY_TOLERANCE`] and every arg-max is the same.
+    pub fn holds(&self) -> bool {
+        self.max_rel <= PARITY_TOLERANCE && self.argmax_agreement >= 1.0
+    }
+
+    /// Both comparisons in one.
+    pub fn and(&self, other: &Parity) -> Parity {
+        let images = self.images + other.images;
+        let weighted = self.argmax_agreement * self.images as f64 + other.argmax_agreement * other.images as f64;
+        Parity {
+            max_abs: self.max_abs.max(other.max_abs),
+            max_rel: self.max_rel.max(other.max_rel),
+            argmax_agreement: weighted / images as f64,
+            images,
+        }
+    }
+}
+
+impl fmt::Display for Parity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let agreement = 100.0 * self.argmax_agreement;
+        write!(f, "largest error {:.2e} ({:.2e} of the largest output), arg-max equal on {agreement:.1} %", self.max_abs, self.max_rel)
+    }
+}
+
+/// Standard normal images of a shape `[N, C, H, W]`, the same on every machine.
+pub fn random_images(shape: &[i64]) -> Result<Tensor> {
+    use rand_distr::{Distribution, StandardNormal};
+    let count: i64 = shape.iter().product();
+    let mut rng = rng(1, "parity images", 0);
+    let values: Vec<f32> = (0..count).map(|_| StandardNormal.sample(&mut rng)).collect();
+    Ok(Tensor::f_from_slice(&values)?.f_view(shape)?)
+}
+
+/// Runs both on the same images and compares the file's first output.
+///
+/// # Errors
+/// Disagree, when the shapes differ; what either of the two raises.
+pub fn compare(model: &Model, witness: &mut Witness, images: &Tensor) -> Result<Parity> {
+    let _guard = no_grad();
+    let ours = model.output(&images.f_to_device(model.device())?)?.f_to_device(Device::Cpu)?;
+    let theirs = witness.run(images)?;
+    if ours.size() != theirs.size() {
+        return Err(Error::disagree(format!("libtorch gives shape {:?}, ONNX Runtime {:?}", ours.size(), theirs.size())));
+    }
+    let images = usize::try_from(ours.size().first().copied().unwrap_or(0)).unwrap_or(0);
+    let (ours, theirs) = (to_f64s(&ours)?, to_f64s(&theirs)?);
+    let largest = theirs.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    let mut max_abs = 0.0_f64;
+    for (a, b) in ours.iter().zip(&theirs) {
+        // NaN on one side only would vanish in max().
+        let difference = if a.is_finite() && b.is_finite() { (a - b).abs() } else if a.to_bits() == b.to_bits() { 0.0 } else { f64::INFINITY };
+        max_abs = max_abs.max(difference);
+    }
+    let classes = ours.len().checked_div(images).unwrap_or(0);
+    let same = (0..images).filter(|i| arg_max(&ours[i * classes..(i + 1) * classes]) == arg_max(&theirs[i * classes..(i + 1) * classes]));
+    Ok(Parity { max_abs, max_rel: max_abs / largest.max(f64::MIN_POSITIVE), argmax_agreement: same.count() as f64 / images.max(1) as f64, images })
+}
+
+fn arg_max(values: &[f64]) -> Option<usize> {
+    (0..values.len()).reduce(|best, i| if values[i] > values[best] { i } else { best })
+}

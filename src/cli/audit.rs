@@ -1,0 +1,195 @@
+//! `cmira audit`: attacks one model and reports what came back.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
+use crate::cli::common::{self, Compute, Expected};
+use crate::cli::progress::Bar;
+use crate::data::adapter::Adapter;
+use crate::error::{Error, Place, Result};
+use crate::graph::{ImportOptions, Model};
+use crate::harness::audit::{self, Audit, Outcome};
+use crate::harness::results::{self, Described};
+use crate::nets::Backbone;
+use crate::onnx::{self, Limits};
+use crate::tensor::Device;
+use crate::train;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  cmira audit --model unlearned.onnx --adapter adapter.yaml --forget images/forget --probe images/probe --out audit
+Settings of the attack stand in a YAML file (--settings); `cmira audit --print-settings` shows all of them with their defaults.")]
+pub struct Args {
+    /// The unlearned model.
+    #[arg(long, value_name = "MODEL.onnx", required_unless_present = "print_settings")]
+    model: Option<PathBuf>,
+    /// Images that the model should have forgotten: class folders, a flat folder with labels.csv, or a flat folder without labels.
+    #[arg(long, value_name = "DIR", required_unless_present = "print_settings")]
+    forget: Option<PathBuf>,
+    /// Similar images with labels: a folder for every class of the model.
+    #[arg(long, value_name = "DIR", required_unless_present = "print_settings")]
+    probe: Option<PathBuf>,
+    /// How the model wants its images.
+    #[arg(long, value_name = "ADAPTER.yaml")]
+    adapter: Option<PathBuf>,
+    /// A model that never saw the forget images: the same attack on it gives what probing images alone teach.
+    #[arg(long, value_name = "MODEL.onnx")]
+    control: Option<PathBuf>,
+    /// Where results go; an unfinished audit in this folder is continued.
+    #[arg(long, default_value = "audit", value_name = "DIR")]
+    out: PathBuf,
+    /// Settings of the attack; what is left out keeps its default.
+    #[arg(long, value_name = "SETTINGS.yaml")]
+    settings: Option<PathBuf>,
+    /// Run the paper's ablation as well: P, P+U and P+U+A.
+    #[arg(long)]
+    ablation: bool,
+    /// Overrides the settings' seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Overrides the settings' backbone of the attack model: resnet8, resnet18 or vgg16.
+    #[arg(long)]
+    backbone: Option<Backbone>,
+    /// Use the paper's stopping rule, which needs labels for the forget images.
+    #[arg(long)]
+    oracle: bool,
+    /// What the tables call the data set.
+    #[arg(long, default_value = "images")]
+    dataset: String,
+    /// What the tables call the model's backbone.
+    #[arg(long, default_value = "model")]
+    model_name: String,
+    /// What the tables call the unlearning method: RT, FT, GA, FF, IU, WP or a name of yours.
+    #[arg(long, default_value = "external")]
+    method: String,
+    /// Resize images of another size instead of leaving them out.
+    #[arg(long)]
+    resize: bool,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Print all settings with their values as YAML, and do nothing.
+    #[arg(long)]
+    print_settings: bool,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let settings = settings(args)?;
+    if args.print_settings {
+        print!("{}", serde_yaml::to_string(&settings).map_err(Error::unexpected)?);
+        return Ok(());
+    }
+    let (Some(model_path), Some(forget_path), Some(probe_path)) = (&args.model, &args.forget, &args.probe) else {
+        return Err(Error::usage("--model, --forget and --probe are needed"));
+    };
+    let device = args.compute.start()?;
+    let reporter = args.compute.reporter();
+    let adapter = common::adapter(args.adapter.as_deref())?;
+    let model = open(model_path, &adapter, device)?;
+    for repair in &model.report().repairs {
+        reporter.note(&format!("{}: {repair}", model_path.display()));
+    }
+    let expected = expected(&model, &adapter, args.resize);
+    let probe = common::images(probe_path, &expected, Some(args.out.join("state/probe.cache")), &reporter)?;
+    let with_classes = Expected { size: Some((probe.height(), probe.width())), classes: Some(probe.classes.clone()), ..expected };
+    let forget = common::images(forget_path, &with_classes, Some(args.out.join("state/forget.cache")), &reporter)?;
+    let variants: &[Variant] = if args.ablation { &Variant::ALL } else { &[Variant::PUA] };
+    let described = Described { dataset: &args.dataset, backbone: &args.model_name, method: &args.method, device };
+    let one = |model: &Model, out: &Path, what: &str| -> Result<Finished> {
+        let audit = Audit { model, forget: &forget, probe: &probe, adapter: &adapter, settings: &settings, variants, results: out, device };
+        let started = Instant::now();
+        let outcome = attack(&audit, what, args)?;
+        if outcome.shared_images > 0 {
+            let text = format!("{} forget images are in the probing set as well: what they teach is no recovery", outcome.shared_images);
+            reporter.warn(&text);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(Finished { summary: results::write(&audit, &outcome, &described, seconds)?, outcome })
+    };
+    let mut finished = one(&model, &args.out, "attack")?;
+    if let Some(path) = &args.control {
+        let control = open(path, &adapter, device).at(|| "control")?;
+        let other = one(&control, &args.out.join("control"), "control")?;
+        results::add_control(&args.out, &mut finished.summary, &other.summary)?;
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&finished.summary).map_err(Error::unexpected)?);
+    } else {
+        print!("{}", results::text(&finished.summary, &finished.outcome, &args.out));
+    }
+    Ok(())
+}
+
+struct Finished {
+    summary: results::Summary,
+    outcome: Outcome,
+}
+
+fn open(path: &Path, adapter: &Adapter, device: Device) -> Result<Model> {
+    let file = onnx::read(path, &Limits::default())?;
+    Model::import(file, &ImportOptions { image: adapter.image_shape() }, device)
+}
+
+fn settings(args: &Args) -> Result<AttackSettings> {
+    let mut settings = match &args.settings {
+        None => AttackSettings::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| Error::usage(e).at(path.display()))?;
+            serde_yaml::from_str(&text).map_err(|e| Error::usage(e).at(path.display()))?
+        }
+    };
+    settings.seed = args.seed.unwrap_or(settings.seed);
+    settings.backbone = args.backbone.unwrap_or(settings.backbone);
+    if args.oracle {
+        settings.stop = StopRule::Oracle;
+    }
+    settings.validate()?;
+    Ok(settings)
+}
+
+/// Image size, channels and classes that the model expects, as far as file and adapter say.
+fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Expected {
+    let [c, h, w] = model.image_shape();
+    let number = |d: Option<i64>| d.and_then(|d| usize::try_from(d).ok());
+    let size = number(h).zip(number(w));
+    Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes: adapter.classes.clone(), resize }
+}
+
+/// Runs the attack with a bar for the stage in hand.
+fn attack(audit: &Audit, what: &str, args: &Args) -> Result<Outcome> {
+    let reporter = args.compute.reporter();
+    let bar = reporter.bar(what);
+    let mut show = |progress: &Progress| match progress {
+        Progress::Training { model, iteration, event } => show_epoch(&bar, what, model, *iteration, event),
+        Progress::Iteration(line) => reporter.note(&describe(what, line)),
+    };
+    let outcome = audit::run(audit, &mut show, common::listen_for_interrupt());
+    bar.finish();
+    outcome
+}
+
+fn show_epoch(bar: &Bar, what: &str, model: &str, iteration: usize, event: &train::Event) {
+    if let train::Event::Epoch { epoch, of, loss, .. } = event {
+        bar.set(*epoch as u64, *of as u64);
+        let stage = if iteration == 0 { "pretraining".to_string() } else { format!("iteration {iteration}, {model}") };
+        bar.message(&format!("{what}: {stage}, loss {loss:.3}"));
+    }
+}
+
+fn describe(what: &str, line: &Iteration) -> String {
+    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_string(), |v| format!("{v:.2} %"));
+    format!(
+        "{what}: iteration {:3}  agreement {:5.1} %  Acc_A {}  Acc_U {}  sets {}/{}/{}",
+        line.iteration,
+        100.0 * line.agreement_rate,
+        percent(line.acc_a),
+        percent(line.acc_u),
+        line.agreement,
+        line.from_unlearned,
+        line.from_attack
+    )
+}
+

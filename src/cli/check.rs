@@ -1,0 +1,136 @@
+//! `cmira check`: whether an import can be believed.
+
+use std::path::PathBuf;
+
+use crate::check::{self, Check};
+use crate::cli::common::{self, Compute, Expected};
+use crate::data::batches::Batches;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{ImportOptions, TensorInfo};
+use crate::tensor::Device;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cmira check model.onnx --images photos --adapter adapter.yaml")]
+pub struct Args {
+    /// The model.
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// How the model wants its images: size, scaling, mean, standard deviation.
+    #[arg(long, value_name = "ADAPTER.yaml")]
+    adapter: Option<PathBuf>,
+    /// Compare with ONNX Runtime on the images of this folder as well.
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// At most this many images of the folder are compared.
+const MOST_IMAGES: usize = 200;
+
+pub fn run(args: &Args) -> Result<()> {
+    let device = args.compute.start()?;
+    let adapter = common::adapter(args.adapter.as_deref())?;
+    let options = ImportOptions { image: adapter.image_shape() };
+    let reporter = args.compute.reporter();
+    let images = match &args.images {
+        None => None,
+        Some(folder) => {
+            let shape = adapter.image_shape();
+            let size = shape.and_then(|[_, h, w]| Some((usize::try_from(h).ok()?, usize::try_from(w).ok()?)));
+            let channels = shape.map_or(3, |[c, _, _]| usize::try_from(c).unwrap_or(3));
+            let expected = Expected { size, channels, classes: None, resize: false };
+            let set = common::images(folder, &expected, None, &reporter)?;
+            let batches = Batches::new(&set, &adapter, Device::Cpu)?;
+            Some(batches.range(0, set.len().min(MOST_IMAGES))?)
+        }
+    };
+    let outcome = check::check(&args.model, &options, images.as_ref(), device)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&outcome).map_err(Error::unexpected)?;
+        println!("{json}");
+    } else {
+        print!("{}", text(&outcome));
+    }
+    outcome.verdict().map_or(Ok(()), Err)
+}
+
+fn text(check: &Check) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    let mut line = |text: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{text}");
+    };
+    line(format!("{} (SHA-256 {})", check.model, check.sha256));
+    if !check.unsupported.is_empty() {
+        line(format!("cannot be imported: {} nodes are not supported", check.unsupported.len()));
+        for node in &check.unsupported {
+            line(format!("  {}: {}", node.node, node.reason));
+        }
+        return out;
+    }
+    let operators: Vec<String> = check.operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    line(format!("imported in {:.2} s, opset {}", check.import_s, check.opset));
+    for (index, chunk) in wrap(&operators, 96).into_iter().enumerate() {
+        line(format!("{} {chunk}", if index == 0 { "operators: " } else { "           " }));
+    }
+    let p = &check.parameters;
+    line(format!("trainable:  {} numbers in {} tensors", p.trainable, p.trainable_tensors));
+    line(format!("frozen:     {} numbers in {} tensors", p.frozen, p.frozen_tensors));
+    if let Some(import) = &check.import {
+        line(format!("            of these {} running statistics", import.buffers.len()));
+        let float_like = import.frozen.iter().filter(|t| !matches!(t.reason, "integer" | "boolean" | "a single number"));
+        for tensor in float_like.take(20) {
+            line(format!("            {}: {}", name_and_shape(tensor), tensor.reason));
+        }
+        line(format!("output:     {}", serde_json::to_value(import.head).map_or_else(|_| String::new(), |v| v.as_str().unwrap_or("").to_string())));
+        for output in &import.unused_outputs {
+            line(format!("            output '{output}' is not used"));
+        }
+    }
+    for repair in &check.repairs {
+        line(format!("repaired:   {repair}"));
+    }
+    if let Some(parity) = &check.parity {
+        line(format!("parity:     {parity}, {} random images", parity.images));
+        let batches: Vec<String> = check.batches.iter().map(|(batch, error)| format!("{batch}: {error:.2e}")).collect();
+        line(format!("            by batch size {}", batches.join(", ")));
+    }
+    if let Some(parity) = &check.images {
+        line(format!("on images:  {parity}, {} images", parity.images));
+    }
+    if let Some(gradients) = &check.gradients {
+        let text = gradients.fault().unwrap_or_else(|| "finite and not zero for every trainable parameter".to_string());
+        line(format!("gradients:  {text}"));
+    }
+    let verdict = match check.verdict().map(|e| e.kind()) {
+        None => "can be believed",
+        Some(ErrorKind::Disagree) => "cannot be believed",
+        Some(_) => "cannot be used",
+    };
+    line(format!("verdict:    this import {verdict}"));
+    out
+}
+
+fn name_and_shape(tensor: &TensorInfo) -> String {
+    format!("{} {:?}", tensor.name, tensor.shape)
+}
+
+/// Joins words with commas into lines of at most `width` characters.
+fn wrap(words: &[String], width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() + 2 <= width => {
+                line.push_str(", ");
+                line.push_str(word);
+            }
+            _ => lines.push(word.clone()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,108 @@
+//! Arguments and steps that several commands share.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cli::progress::Reporter;
+use crate::data::adapter::Adapter;
+use crate::data::readers::folder::{FolderOptions, read_folder};
+use crate::data::store::ImageSet;
+use crate::error::{Error, Result};
+use crate::tensor::{Device, DeviceChoice, set_threads};
+
+/// Where and how to compute.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Compute {
+    /// Where to compute: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Threads of one libtorch operation; by default one for every core.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print results and errors only.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl Compute {
+    /// Opens the device and sets the number of threads.
+    pub fn start(&self) -> Result<Device> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let device = self.device.open()?;
+        set_threads(self.threads.unwrap_or(cores));
+        Ok(device)
+    }
+
+    /// Progress output as the user wants it.
+    pub fn reporter(&self) -> Reporter {
+        Reporter::new(self.quiet)
+    }
+}
+
+/// The user's Ctrl-C. The first one asks the work to save and end, the second one ends the process.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Starts to listen for Ctrl-C and gives the flag that it sets.
+pub fn listen_for_interrupt() -> &'static AtomicBool {
+    // A second call fails because the handler is already there, which is what is wanted.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(crate::error::ErrorKind::Interrupted.exit_code()));
+        }
+        eprintln!("\nstopping: the state is being saved (press Ctrl-C again to end at once)");
+    });
+    &INTERRUPTED
+}
+
+/// Reads the adapter file, or states nothing.
+pub fn adapter(path: Option<&Path>) -> Result<Adapter> {
+    path.map_or_else(|| Ok(Adapter::default()), Adapter::read)
+}
+
+/// How images have to look for a model: size, channels and class names.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// `(height, width)`; `None` takes the images' own size.
+    pub size: Option<(usize, usize)>,
+    /// 1 or 3.
+    pub channels: usize,
+    /// Class names in the order of the model's outputs; `None` takes the folders' names in order.
+    pub classes: Option<Vec<String>>,
+    /// Whether images of another size are resized.
+    pub resize: bool,
+}
+
+/// Reads a folder of images with progress, says what was wrong with which image, and keeps decoded images beside `cache` if given.
+pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter: &Reporter) -> Result<ImageSet> {
+    let options = FolderOptions {
+        size: expected.size,
+        channels: expected.channels,
+        classes: expected.classes.clone(),
+        resize: expected.resize,
+        cache,
+        ..FolderOptions::default()
+    };
+    let bar = reporter.bar(&format!("reading {}", root.display()));
+    let set = read_folder(root, &options, &|progress| bar.set(progress.done as u64, progress.total as u64))?;
+    bar.finish();
+    for problem in set.problems.iter().take(20) {
+        reporter.warn(&format!("{}: {}", problem.path.display(), problem.reason));
+    }
+    match set.problems.len() {
+        0 => {}
+        n if n > 20 => reporter.warn(&format!("{}: {n} files were left out; the first 20 are named above", root.display())),
+        n => reporter.warn(&format!("{}: {n} files were left out", root.display())),
+    }
+    Ok(set)
+}
+
+/// Writes text so that either the old or the new file is there, never half of one.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, &e))?;
+    file.persist(path).map_err(|e| Error::io(path, &e.error))?;
+    Ok(())
+}

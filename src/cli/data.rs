@@ -1,0 +1,86 @@
+//! `cmira data`: makes and looks at data sets.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::cli::common::{self, Expected};
+use crate::cli::progress::Reporter;
+use crate::data::draw::{DrawOptions, draw};
+use crate::error::{Error, Result};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Draw a labelled data set of shapes: the same options give the same images, byte for byte.
+    #[command(after_help = "Example:\n  cmira data draw drawn --train-per-class 150 --test-per-class 60 --seed 1")]
+    Draw {
+        /// The folder to make; gets `train/<class>/` and `test/<class>/`.
+        #[arg(value_name = "DIR")]
+        out: PathBuf,
+        /// How many classes.
+        #[arg(long, default_value_t = 10)]
+        classes: usize,
+        /// Training images of each class.
+        #[arg(long, default_value_t = 150, value_name = "N")]
+        train_per_class: usize,
+        /// Test images of each class.
+        #[arg(long, default_value_t = 60, value_name = "N")]
+        test_per_class: usize,
+        /// Seed of the drawings.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Print errors only.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Read a folder of images and say what is in it and what is wrong with it.
+    #[command(after_help = "Example:\n  cmira data check drawn/train")]
+    Check {
+        /// A folder of `<class>/*.png`, or of images with a `labels.csv`.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// 1 for grey, 3 for colour.
+        #[arg(long, default_value_t = 3)]
+        channels: usize,
+    },
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    match &args.command {
+        Command::Draw { out, classes, train_per_class, test_per_class, seed, quiet } => {
+            let options = DrawOptions {
+                classes: *classes,
+                train_per_class: *train_per_class,
+                test_per_class: *test_per_class,
+                seed: *seed,
+                ..DrawOptions::default()
+            };
+            let reporter = Reporter::new(*quiet);
+            let bar = reporter.bar("drawing");
+            draw(out, &options, &|progress| bar.set(progress.done as u64, progress.total as u64))?;
+            bar.finish();
+            let (train, test) = (classes * train_per_class, classes * test_per_class);
+            reporter.note(&format!("{} now holds {train} training and {test} test images of {classes} classes", out.display()));
+            Ok(())
+        }
+        Command::Check { folder, channels } => {
+            let expected = Expected { size: None, channels: *channels, classes: None, resize: false };
+            let set = common::images(folder, &expected, None, &Reporter::new(false))?;
+            let labelled = set.labels.iter().filter(|l| l.is_some()).count();
+            println!("images:   {} of {}x{}, {} channels", set.len(), set.width(), set.height(), set.channels());
+            println!("labelled: {labelled}");
+            println!("classes:  {}", set.classes.join(", "));
+            println!("SHA-256:  {}", set.sha256);
+            match set.problems.len() {
+                0 => Ok(()),
+                n => Err(Error::data(format!("{n} files cannot be used")).at(folder.display())),
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Progress for people: bars with time left on a terminal, a plain line now and then elsewhere, nothing when quiet.
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Makes bars and prints notes. Everything goes to stderr; stdout is for results.
+pub struct Reporter {
+    quiet: bool,
+    terminal: bool,
+}
+
+impl Reporter {
+    /// `quiet` leaves only warnings.
+    pub fn new(quiet: bool) -> Reporter {
+        Reporter { quiet, terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// Something a user should know while waiting.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Something that may make a result less than it seems; shown even when quiet.
+    pub fn warn(&self, text: &str) {
+        eprintln!("warning: {text}");
+    }
+
+    /// Progress of one piece of work.
+    pub fn bar(&self, what: &str) -> Bar {
+        if self.quiet {
+            return Bar::Off;
+        }
+        if !self.terminal {
+            return Bar::Plain { what: what.to_string(), started: Instant::now(), last: Cell::new(Instant::now()) };
+        }
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{msg:40!} {wide_bar} {pos}/{len} {eta:>4} left") {
+            bar.set_style(style);
+        }
+        bar.set_message(what.to_string());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Bar::Terminal(bar)
+    }
+}
+
+/// One piece of work in progress.
+pub enum Bar {
+    /// Nothing is shown.
+    Off,
+    /// A line every ten seconds.
+    Plain {
+        /// What is being done.
+        what: String,
+        /// When it began.
+        started: Instant,
+        /// When the last line was printed.
+        last: Cell<Instant>,
+    },
+    /// A bar.
+    Terminal(ProgressBar),
+}
+
+impl Bar {
+    /// How far the work is.
+    pub fn set(&self, done: u64, total: u64) {
+        match self {
+            Bar::Off => {}
+            Bar::Terminal(bar) => {
+                bar.set_length(total);
+                bar.set_position(done);
+            }
+            Bar::Plain { what, started, last } => {
+                if last.get().elapsed() >= Duration::from_secs(10) && done > 0 {
+                    last.set(Instant::now());
+                    let left = started.elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
+                    eprintln!("{what}: {done}/{total}, about {left:.0} s left");
+                }
+            }
+        }
+    }
+
+    /// Changes the text.
+    pub fn message(&self, text: &str) {
+        if let Bar::Terminal(bar) = self {
+            bar.set_message(text.to_string());
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Bar::Terminal(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `cmira train`: a reference model from scratch.
+
+use std::path::PathBuf;
+
+use crate::cli::common::{self, Compute, Expected};
+use crate::data::adapter::Adapter;
+use crate::data::augment::Augment;
+use crate::data::batches::Batches;
+use crate::data::splits;
+use crate::data::store::ImageSet;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::Model;
+use crate::metrics::accuracy;
+use crate::nets::{self, Backbone, InputShape};
+use crate::onnx;
+use crate::tensor::{Device, no_grad, to_i64s};
+use crate::train::samples::Labelled;
+use crate::train::{self, Control, Schedule, TrainSettings};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cmira train --data drawn/train --test drawn/test --backbone resnet8 --epochs 30 --out original.onnx")]
+pub struct Args {
+    /// Labelled training images, a folder for every class.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Labelled images to score on after training.
+    #[arg(long, value_name = "DIR")]
+    test: Option<PathBuf>,
+    /// Train on the images of this index file only (see `cmira unlearn`).
+    #[arg(long, value_name = "CSV")]
+    only: Option<PathBuf>,
+    /// Images of each class to use, chosen by the seed; all by default.
+    #[arg(long, value_name = "N")]
+    per_class: Option<usize>,
+    /// The trained model.
+    #[arg(long, value_name = "MODEL.onnx")]
+    out: PathBuf,
+    /// resnet8, resnet18 or vgg16.
+    #[arg(long, default_value = "resnet8")]
+    backbone: Backbone,
+    #[command(flatten)]
+    hyper: Hyper,
+    /// How images are turned into numbers.
+    #[arg(long, value_name = "ADAPTER.yaml")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// Settings of the training loop that the command line offers.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Hyper {
+    /// Passes over the training images.
+    #[arg(long, default_value_t = 30)]
+    pub epochs: usize,
+    /// Images in a batch.
+    #[arg(long, default_value_t = 64)]
+    pub batch_size: usize,
+    /// Learning rate at the start.
+    #[arg(long, default_value_t = 0.05)]
+    pub lr: f64,
+    /// SGD momentum.
+    #[arg(long, default_value_t = 0.9)]
+    pub momentum: f64,
+    /// Weight decay.
+    #[arg(long, default_value_t = 5e-4)]
+    pub weight_decay: f64,
+    /// Keep the learning rate constant instead of letting it fall along a cosine.
+    #[arg(long)]
+    pub constant_lr: bool,
+    /// Random crop and flip.
+    #[arg(long)]
+    pub augment: bool,
+    /// Seed of initial weights, order and augmentation.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Hyper {
+    /// The settings of the loop.
+    pub fn settings(&self) -> TrainSettings {
+        TrainSettings {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            schedule: if self.constant_lr { Schedule::Constant } else { Schedule::Cosine },
+            augment: self.augment.then(Augment::default),
+            seed: self.seed,
+            ..TrainSettings::default()
+        }
+    }
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let device = args.compute.start()?;
+    let reporter = args.compute.reporter();
+    let adapter = common::adapter(args.adapter.as_deref())?;
+    let channels = adapter.input.channels.unwrap_or(3);
+    let expected = Expected { size: None, channels, classes: adapter.classes.clone(), resize: false };
+    let mut set = common::images(&args.data, &expected, None, &reporter)?;
+    if let Some(file) = &args.only {
+        set = set.subset(&splits::read_index(file, &set)?)?;
+    }
+    if let Some(count) = args.per_class {
+        set = set.subset(&splits::per_class_subset(&labels(&set)?, count, args.hyper.seed)?)?;
+    }
+    let number = |n: usize| i64::try_from(n).map_err(Error::unexpected);
+    let input = InputShape { channels: number(set.channels())?, height: number(set.height())?, width: number(set.width())? };
+    let proto = nets::classifier(args.backbone, input, set.classes.len(), args.hyper.seed)?;
+    let model = Model::from_proto("new model", proto, device)?;
+    fit(&model, &set, &adapter, &args.hyper.settings(), &args.out, &args.compute)?;
+    let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);
+    reporter.note(&format!("accuracy on the training images: {:.2} %", accuracy_on(&set)?));
+    if let Some(folder) = &args.test {
+        let expected = Expected { size: Some((set.height(), set.width())), channels, classes: Some(set.classes.clone()), resize: false };
+        let test = common::images(folder, &expected, None, &reporter)?;
+        reporter.note(&format!("accuracy on the test images: {:.2} %", accuracy_on(&test)?));
+    }
+    onnx::write::save(&model.to_onnx()?, &args.out)?;
+    reporter.note(&format!("wrote {}", args.out.display()));
+    Ok(())
+}
+
+/// Trains with a bar, a checkpoint beside `out` and Ctrl-C.
+pub fn fit(model: &Model, set: &ImageSet, adapter: &Adapter, settings: &TrainSettings, out: &std::path::Path, compute: &Compute) -> Result<()> {
+    let batches = Batches::new(set, adapter, model.device())?;
+    let samples = Labelled::new(&batches, &labels(set)?, settings.augment)?;
+    let bar = compute.reporter().bar("training");
+    let mut show = |event: &train::Event| {
+        if let train::Event::Epoch { epoch, of, loss, .. } = event {
+            bar.set(*epoch as u64, *of as u64);
+            bar.message(&format!("training, loss {loss:.4}"));
+        }
+    };
+    let checkpoint = out.with_extension("checkpoint.safetensors");
+    let mut control = Control::new(common::listen_for_interrupt(), &mut show).checkpoint(checkpoint);
+    let result = train::fit(model, &samples, settings, &mut control);
+    bar.finish();
+    result.map(|_| ()).map_err(|e| if e.kind() == ErrorKind::Interrupted { e.help("run the same command again to go on") } else { e })
+}
+
+/// Labels of a set that has to be fully labelled.
+pub fn labels(set: &ImageSet) -> Result<Vec<i64>> {
+    to_i64s(&set.label_tensor()?)
+}
+
+/// Top-1 accuracy of a model on a labelled set, percent.
+pub fn accuracy_percent(model: &Model, set: &ImageSet, adapter: &Adapter, device: Device) -> Result<f64> {
+    let _guard = no_grad();
+    let batches = Batches::new(set, adapter, device)?;
+    let logits = train::evaluate::logits(model, &batches, 0, set.len(), 500)?;
+    let classes = to_i64s(&logits.f_argmax(-1, false)?)?;
+    Ok(accuracy::top1(&classes, &set.labels).map_or(f64::NAN, |a| a.percent()))
+}

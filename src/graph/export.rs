@@ -1,0 +1,129 @@
+//! The way back: the file's own graph with the present values, and with the repairs written into it.
+
+use crate::error::{Error, Result};
+use crate::graph::import::Shared;
+use crate::graph::ir::Origin;
+use crate::graph::passes::batch_size::Patch;
+use crate::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_shape_proto::dimension,
+};
+use crate::onnx::tensors;
+use crate::tensor::Tensor;
+
+/// Writes `values` (as the plan numbers them) into a copy of the file.
+pub(crate) fn export(shared: &Shared, values: &[Tensor]) -> Result<ModelProto> {
+    let mut model = shared.skeleton.clone();
+    let graph = model.graph.as_mut().ok_or_else(|| Error::unexpected("the model has no graph"))?;
+    for (info, tensor) in shared.stored.iter().zip(values) {
+        if !(info.trainable || info.buffer) {
+            continue;
+        }
+        let proto = tensors::to_proto(&info.name, tensor)?;
+        match info.origin {
+            Origin::Initializer(index) => match graph.initializer.get_mut(index) {
+                Some(slot) => replace_keeping_notes(slot, proto),
+                None => return Err(Error::unexpected(format!("initializer {index} is gone"))),
+            },
+            Origin::ConstantNode(place) => {
+                let node = node_at(graph, place)?;
+                node.attribute = vec![tensor_attribute("value", proto)];
+            }
+            Origin::Folded => graph.initializer.push(proto),
+        }
+    }
+    for copy in &shared.copies {
+        set_input(node_at(graph, copy.place)?, copy.position, &copy.name)?;
+    }
+    apply_patches(graph, &shared.patches)?;
+    Ok(model)
+}
+
+fn replace_keeping_notes(slot: &mut TensorProto, mut proto: TensorProto) {
+    proto.doc_string = std::mem::take(&mut slot.doc_string);
+    proto.metadata_props = std::mem::take(&mut slot.metadata_props);
+    *slot = proto;
+}
+
+fn node_at(graph: &mut GraphProto, place: usize) -> Result<&mut NodeProto> {
+    graph.node.get_mut(place).ok_or_else(|| Error::unexpected(format!("node {place} is gone")))
+}
+
+fn set_input(node: &mut NodeProto, position: usize, name: &str) -> Result<()> {
+    let input = node.input.get_mut(position).ok_or_else(|| Error::unexpected(format!("input {position} is gone")))?;
+    *input = name.to_string();
+    Ok(())
+}
+
+/// Writes batch repairs into the graph, and opens the batch dimension of its inputs and outputs.
+fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
+    if patches.is_empty() {
+        return Ok(());
+    }
+    let mut inserted: Vec<(usize, Vec<NodeProto>)> = Vec::new();
+    for (number, patch) in patches.iter().enumerate() {
+        match patch {
+            Patch::Reshape { place, shape } => {
+                let name = format!("batch_free_shape.{number}");
+                graph.initializer.push(tensors::to_proto(&name, &Tensor::f_from_slice(shape)?)?);
+                set_input(node_at(graph, *place)?, 1, &name)?;
+            }
+            Patch::Repeat { place, position, like, axis } => {
+                let node = node_at(graph, *place)?;
+                let source = node.input.get(*position).cloned().unwrap_or_default();
+                let like = node.input.get(*like).cloned().unwrap_or_default();
+                set_input(node, *position, &format!("batch_free.{number}"))?;
+                inserted.push((*place, repeat_nodes(graph, number, &source, &like, *axis)?));
+            }
+        }
+    }
+    inserted.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
+    for (place, nodes) in inserted {
+        graph.node.splice(place..place, nodes);
+    }
+    // Declared intermediate shapes state the old batch size.
+    graph.value_info.clear();
+    let initializers: std::collections::HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
+    for info in graph.input.iter_mut().filter(|i| !initializers.contains(&i.name)).chain(&mut graph.output) {
+        open_batch_dimension(info);
+    }
+    Ok(())
+}
+
+/// `source` repeated to the size that `like` has along `axis`: Expand to ones everywhere else.
+fn repeat_nodes(graph: &mut GraphProto, number: usize, source: &str, like: &str, axis: usize) -> Result<Vec<NodeProto>> {
+    let axis = i64::try_from(axis).map_err(Error::unexpected)?;
+    let rank = graph.initializer.iter().find(|t| t.name == source).map_or(axis + 1, |t| i64::try_from(t.dims.len()).unwrap_or(axis + 1));
+    let name = |what: &str| format!("batch_free.{number}.{what}");
+    let ones = |count: i64| vec![1_i64; usize::try_from(count).unwrap_or(0)];
+    for (what, values) in [("before", ones(axis)), ("after", ones(rank - axis - 1)), ("axis", vec![axis])] {
+        graph.initializer.push(tensors::to_proto(&name(what), &Tensor::f_from_slice(&values)?)?);
+    }
+    let node = |op: &str, inputs: &[String], output: String, attributes: Vec<AttributeProto>| NodeProto {
+        op_type: op.to_string(),
+        name: output.clone(),
+        input: inputs.to_vec(),
+        output: vec![output],
+        attribute: attributes,
+        ..Default::default()
+    };
+    let axis_attribute =
+        AttributeProto { name: "axis".into(), type_: AttributeType::INT.into(), i: 0, ..Default::default() };
+    Ok(vec![
+        node("Shape", &[like.to_string()], name("shape"), vec![]),
+        node("Gather", &[name("shape"), name("axis")], name("batch"), vec![axis_attribute.clone()]),
+        node("Concat", &[name("before"), name("batch"), name("after")], name("target"), vec![axis_attribute]),
+        node("Expand", &[source.to_string(), name("target")], format!("batch_free.{number}"), vec![]),
+    ])
+}
+
+fn open_batch_dimension(info: &mut ValueInfoProto) {
+    let Some(kind) = info.type_.as_mut().filter(|t| t.has_tensor_type()) else { return };
+    if let Some(first) = kind.mut_tensor_type().shape.as_mut().and_then(|shape| shape.dim.first_mut()) {
+        first.value = Some(dimension::Value::DimParam("N".to_string()));
+    }
+}
+
+fn tensor_attribute(name: &str, tensor: TensorProto) -> AttributeProto {
+    AttributeProto { name: name.to_string(), type_: AttributeType::TENSOR.into(), t: Some(tensor).into(), ..Default::default() }
+}

@@ -1,0 +1,302 @@
+//! A checked file becomes a plan and its stored tensors; every decision is written into the [`ImportReport`].
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
+use crate::graph::params::{self, Role, SplitBuffer};
+use crate::graph::passes::batch_size::{self, Outcome, Patch};
+use crate::graph::passes::head::{self, Head};
+use crate::graph::plan::{Plan, Target};
+use crate::onnx::OnnxFile;
+use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataType};
+use crate::tensor::{Kind, Tensor, is_float, no_grad};
+
+/// What the caller knows about a model that its file may not say.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// `[C, H, W]` of the images, where the file leaves these dimensions open.
+    pub image: Option<[i64; 3]>,
+}
+
+/// What the import found and did: the summary of `cmira check`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImportReport {
+    /// The standard domain's opset.
+    pub opset: i64,
+    /// Operator counts, as in the file.
+    pub operators: BTreeMap<String, usize>,
+    /// What the first output holds.
+    pub head: Head,
+    /// Trainable parameters.
+    pub trainable: Vec<TensorInfo>,
+    /// Running statistics.
+    pub buffers: Vec<TensorInfo>,
+    /// Constants that are not trained.
+    pub frozen: Vec<TensorInfo>,
+    /// What was changed so that the model can be trained, in words.
+    pub repairs: Vec<String>,
+    /// Outputs beside the first, which are not used.
+    pub unused_outputs: Vec<String>,
+}
+
+/// One stored tensor in a report.
+#[derive(Debug, Clone, Serialize)]
+pub struct TensorInfo {
+    /// Its name in the file.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// Why it is frozen; empty for others.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reason: &'static str,
+}
+
+/// What copies of one model have in common.
+pub(crate) struct Shared {
+    pub plan: Plan,
+    /// The file without the payload of what is stored as tensors.
+    pub skeleton: ModelProto,
+    pub stored: Vec<StoredInfo>,
+    /// Indices of the trainable ones among `stored`.
+    pub params: Vec<usize>,
+    pub copies: Vec<SplitBuffer>,
+    pub patches: Vec<Patch>,
+    pub fixed_batch: Option<i64>,
+    pub input_kind: Kind,
+    pub image: [Option<i64>; 3],
+    pub classes: usize,
+    pub report: ImportReport,
+    pub sha256: String,
+}
+
+/// What is known of one stored tensor.
+pub(crate) struct StoredInfo {
+    pub name: String,
+    pub origin: Origin,
+    pub trainable: bool,
+    pub buffer: bool,
+    pub is_weight_matrix: bool,
+    pub stays_on_host: bool,
+}
+
+/// Nodes that cannot be run, without compiling the rest.
+pub fn unsupported(file: &OnnxFile) -> Result<Vec<Unsupported>> {
+    Ok(ir::read(file)?.unsupported)
+}
+
+/// Compiles a file.
+pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared, Vec<Tensor>)> {
+    let _guard = no_grad();
+    let mut ir = ir::read(&file)?;
+    refuse_unsupported(&ir.unsupported)?;
+    let roles = params::assign(&mut ir)?;
+    let matrices = weight_matrices(&ir);
+    let OnnxFile { mut model, sha256, .. } = file;
+    let (logits, head) = head::find(&ir, &model);
+    let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
+    let input = Input::of(&ir, &model, options)?;
+    let report = ImportReport {
+        opset: model.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max().unwrap_or(0),
+        operators: std::mem::take(&mut ir.operators),
+        head,
+        trainable: describe(&infos, &stored, |i| i.trainable),
+        buffers: describe(&infos, &stored, |i| i.buffer),
+        frozen,
+        repairs: roles.repairs,
+        unused_outputs: ir.outputs[1..].iter().map(|&o| ir.values[o].name.clone()).collect(),
+    };
+    let plan = Plan::compile(ir, &indices, logits)?;
+    clear_payload(&mut model, &infos);
+    let params = (0..infos.len()).filter(|&i| infos[i].trainable).collect();
+    let mut shared = Shared {
+        plan,
+        skeleton: model,
+        stored: infos,
+        params,
+        copies: roles.copies,
+        patches: Vec::new(),
+        fixed_batch: None,
+        input_kind: input.kind,
+        image: input.image,
+        classes: 0,
+        report,
+        sha256,
+    };
+    free_batch_size(&mut shared, &mut stored, &input)?;
+    shared.classes = classes(&shared, &stored, &input)?;
+    Ok((shared, stored))
+}
+
+fn refuse_unsupported(unsupported: &[Unsupported]) -> Result<()> {
+    let Some(first) = unsupported.first() else { return Ok(()) };
+    let error = Error::unsupported(&first.reason).at(&first.node);
+    Err(match unsupported.len() {
+        1 => error,
+        n => error.help(format!("and {} more nodes; `cmira check --json` lists them all", n - 1)),
+    })
+}
+
+/// Values that are the matrix of a convolution or linear layer, directly or through moves.
+fn weight_matrices(ir: &Ir) -> std::collections::HashSet<ValueId> {
+    let mut matrices = std::collections::HashSet::new();
+    for node in ir.nodes.iter().rev() {
+        let moved = node.outputs.iter().flatten().any(|o| matrices.contains(o));
+        for (position, input) in node.inputs.iter().enumerate() {
+            let is_matrix = match node.op.name {
+                "Conv" | "ConvTranspose" => position == 1,
+                "Gemm" | "MatMul" => position < 2,
+                _ => position == 0 && moved,
+            };
+            if let (true, Some(id)) = (is_matrix, input) {
+                matrices.insert(*id);
+            }
+        }
+    }
+    matrices
+}
+
+type Stored = (Vec<StoredInfo>, Vec<Tensor>, HashMap<ValueId, usize>, Vec<TensorInfo>);
+
+/// Takes the constants out of the graph, trainable ones in file order.
+fn store(ir: &mut Ir, roles: &BTreeMap<ValueId, Role>, matrices: &std::collections::HashSet<ValueId>) -> Stored {
+    let (mut infos, mut stored, mut indices, mut frozen) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
+    for (&id, role) in roles {
+        let Some(constant) = ir.values[id].constant.take() else { continue };
+        let kind = constant.tensor.kind();
+        if let Role::Frozen(reason) = role
+            && constant.origin != Origin::Folded
+        {
+            frozen.push(TensorInfo { name: ir.values[id].name.clone(), shape: constant.tensor.size(), reason });
+        }
+        indices.insert(id, stored.len());
+        infos.push(StoredInfo {
+            name: ir.values[id].name.clone(),
+            origin: constant.origin,
+            trainable: *role == Role::Parameter,
+            buffer: *role == Role::Buffer,
+            is_weight_matrix: matrices.contains(&id) && constant.tensor.dim() >= 2,
+            stays_on_host: !is_float(kind) && constant.tensor.numel() <= 4096,
+        });
+        stored.push(constant.tensor);
+    }
+    (infos, stored, indices, frozen)
+}
+
+fn describe(infos: &[StoredInfo], stored: &[Tensor], which: impl Fn(&StoredInfo) -> bool) -> Vec<TensorInfo> {
+    let chosen = infos.iter().zip(stored).filter(|(info, _)| which(info));
+    chosen.map(|(info, tensor)| TensorInfo { name: info.name.clone(), shape: tensor.size(), reason: "" }).collect()
+}
+
+/// What training changes is written anew at export; keeping the file's bytes as well would double the memory.
+fn clear_payload(model: &mut ModelProto, infos: &[StoredInfo]) {
+    let Some(graph) = model.graph.as_mut() else { return };
+    for info in infos.iter().filter(|i| i.trainable || i.buffer) {
+        if let Origin::Initializer(index) = info.origin
+            && let Some(proto) = graph.initializer.get_mut(index)
+        {
+            proto.raw_data = Vec::new();
+            proto.float_data = Vec::new();
+            proto.double_data = Vec::new();
+            proto.int32_data = Vec::new();
+        }
+    }
+}
+
+/// What the file says about its image input.
+struct Input {
+    kind: Kind,
+    /// `None` where the batch dimension is symbolic or absent.
+    batch: Option<i64>,
+    image: [Option<i64>; 3],
+}
+
+impl Input {
+    fn of(ir: &Ir, model: &ModelProto, options: &ImportOptions) -> Result<Input> {
+        let graph = model.graph.as_ref();
+        let name = ir.inputs.first().map(|&i| ir.values[i].name.as_str());
+        let info = graph.and_then(|g| g.input.iter().find(|i| Some(i.name.as_str()) == name));
+        let kind = info.map_or(Ok(Kind::Float), input_kind)?;
+        let dims = info.map(static_dims).unwrap_or_default();
+        if !dims.is_empty() && dims.len() != 4 {
+            return Err(Error::unsupported(format!("the input has {} dimensions where images have 4 [N, C, H, W]", dims.len())));
+        }
+        let given = |axis: usize| options.image.map(|image| image[axis]);
+        let image = [0, 1, 2].map(|axis| dims.get(axis + 1).copied().flatten().or(given(axis)));
+        Ok(Input { kind, batch: dims.first().copied().flatten(), image })
+    }
+
+    fn known_image(&self) -> Option<[i64; 3]> {
+        match self.image {
+            [Some(c), Some(h), Some(w)] => Some([c, h, w]),
+            _ => None,
+        }
+    }
+}
+
+fn input_kind(info: &ValueInfoProto) -> Result<Kind> {
+    let code = info.type_.as_ref().filter(|t| t.has_tensor_type()).map_or(DataType::FLOAT as i32, |t| t.tensor_type().elem_type);
+    [(DataType::FLOAT, Kind::Float), (DataType::DOUBLE, Kind::Double), (DataType::FLOAT16, Kind::Half), (DataType::BFLOAT16, Kind::BFloat16)]
+        .into_iter()
+        .find(|(data_type, _)| *data_type as i32 == code)
+        .map(|(_, kind)| kind)
+        .ok_or_else(|| Error::unsupported(format!("the input's element type {code} is not a float type")))
+}
+
+/// Dimensions of a declared tensor; `None` for symbolic or non-positive ones.
+fn static_dims(info: &ValueInfoProto) -> Vec<Option<i64>> {
+    let Some(tensor) = info.type_.as_ref().filter(|t| t.has_tensor_type()).map(|t| t.tensor_type()) else { return Vec::new() };
+    let Some(shape) = tensor.shape.as_ref() else { return Vec::new() };
+    shape.dim.iter().map(|d| (d.has_dim_value() && d.dim_value() > 0).then(|| d.dim_value())).collect()
+}
+
+fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input) -> Result<()> {
+    let Some(image) = input.known_image() else { return Ok(()) };
+    let batch = input.batch.unwrap_or(1);
+    let before = stored.len();
+    match batch_size::repair(&mut shared.plan, stored, &image, batch, input.kind)? {
+        Outcome::Free => {}
+        Outcome::Fixed(reason) => {
+            shared.fixed_batch = Some(batch);
+            shared.report.repairs.push(format!("{reason}; it is evaluated in pieces and cannot be trained"));
+        }
+        Outcome::Repaired(patches) => {
+            let text = format!("batch size {batch} was baked into {} places of the graph; any batch size runs now", patches.len());
+            shared.report.repairs.push(text);
+            shared.patches = patches;
+        }
+    }
+    // Targets tried during the search are stored behind the file's own tensors.
+    for index in before..stored.len() {
+        shared.stored.push(StoredInfo {
+            name: format!("batch_free_shape.{index}"),
+            origin: Origin::Folded,
+            trainable: false,
+            buffer: false,
+            is_weight_matrix: false,
+            stays_on_host: true,
+        });
+    }
+    Ok(())
+}
+
+/// K from the declared output, else from one image of zeros.
+fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
+    let declared = shared.skeleton.graph.output.first().map(static_dims).unwrap_or_default();
+    if let [_, Some(classes)] = declared.as_slice() {
+        return usize::try_from(*classes).map_err(Error::malformed);
+    }
+    let Some([c, h, w]) = input.known_image() else {
+        let error = Error::unsupported("the file states neither the size of its images nor the number of its classes");
+        return Err(error.help("give input.height and input.width in an adapter file"));
+    };
+    let images = Tensor::f_zeros([shared.fixed_batch.unwrap_or(1), c, h, w], (input.kind, crate::tensor::Device::Cpu))?;
+    let logits = shared.plan.run(stored, &images, crate::graph::Mode::Eval, Target::Logits)?;
+    let classes = logits.size().get(1).copied().unwrap_or(0);
+    match usize::try_from(classes) {
+        Ok(classes) if classes > 0 => Ok(classes),
+        _ => Err(Error::unsupported(format!("the output has shape {:?} where a classifier gives [images, classes]", logits.size()))),
+    }
+}

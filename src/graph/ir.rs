@@ -1,0 +1,271 @@
+//! ONNX's graph as numbered values and ordered nodes, before anything is decided about parameters.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::graph::ops::{self, Call, Kernel, Mode, Op};
+use crate::onnx::OnnxFile;
+use crate::onnx::proto::{GraphProto, NodeProto, attribute_proto::AttributeType};
+use crate::tensor::Tensor;
+
+/// Index into [`Ir::values`].
+pub(crate) type ValueId = usize;
+
+/// The whole graph.
+pub(crate) struct Ir {
+    pub values: Vec<Value>,
+    /// In an order in which every node comes after what it reads.
+    pub nodes: Vec<IrNode>,
+    /// Graph inputs that are not initializers.
+    pub inputs: Vec<ValueId>,
+    pub outputs: Vec<ValueId>,
+    /// Nodes that cannot be run; the graph can be looked at, not executed, when there are any.
+    pub unsupported: Vec<Unsupported>,
+    /// Operator counts as the file has them, `domain.name` outside the standard domain.
+    pub operators: BTreeMap<String, usize>,
+}
+
+/// One named tensor of the graph.
+pub(crate) struct Value {
+    pub name: String,
+    pub constant: Option<Constant>,
+}
+
+/// A tensor known before the first run.
+pub(crate) struct Constant {
+    pub tensor: Tensor,
+    pub origin: Origin,
+}
+
+/// Where a constant is stored, so that export can write it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Index into the graph's initializers.
+    Initializer(usize),
+    /// Index of a `Constant` node in the file.
+    ConstantNode(usize),
+    /// Computed at import from other constants.
+    Folded,
+}
+
+/// A compiled node.
+pub(crate) struct IrNode {
+    /// Index in the file.
+    pub place: usize,
+    /// What errors call it.
+    pub label: String,
+    pub op: &'static Op,
+    pub kernel: Kernel,
+    pub inputs: Vec<Option<ValueId>>,
+    pub outputs: Vec<Option<ValueId>>,
+}
+
+/// A node that cannot be run, with the reason.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Unsupported {
+    /// The node, by name or position.
+    pub node: String,
+    /// The operator.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Reads the graph of a file: numbers values, orders and compiles nodes.
+///
+/// # Errors
+/// Malformed when the graph is not one (missing or twice-produced values, cycles, wrong arity or attribute types). Unsupported operators are
+/// collected, not raised, so that one look lists all of them.
+pub(crate) fn read(file: &OnnxFile) -> Result<Ir> {
+    let graph = file.model.graph.as_ref().ok_or_else(|| Error::malformed("the model has no graph"))?;
+    let mut reader = Reader { file, graph, ids: HashMap::new(), values: Vec::new(), unsupported: Vec::new() };
+    reader.register_values()?;
+    let operators = count_operators(graph);
+    let order = topological_order(graph, &reader.ids)?;
+    let mut nodes = Vec::with_capacity(order.len());
+    for place in order {
+        if let Some(node) = reader.node(place)? {
+            nodes.push(node);
+        }
+    }
+    let initializers: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let inputs = graph.input.iter().filter(|i| !initializers.contains(i.name.as_str())).map(|i| reader.ids[&i.name]).collect();
+    let mut outputs = Vec::new();
+    for output in &graph.output {
+        let id = reader.ids.get(&output.name).copied();
+        outputs.push(id.ok_or_else(|| Error::malformed(format!("graph output '{}' is produced by nothing", output.name)))?);
+    }
+    if outputs.is_empty() {
+        return Err(Error::malformed("the graph has no outputs"));
+    }
+    Ok(Ir { values: reader.values, nodes, inputs, outputs, unsupported: reader.unsupported, operators })
+}
+
+/// What errors call a node: its name if it has one, else what it produces.
+pub(crate) fn label(place: usize, node: &NodeProto) -> String {
+    match (node.name.as_str(), node.output.iter().find(|o| !o.is_empty())) {
+        ("", Some(output)) => format!("node {place} ({}, giving '{output}')", node.op_type),
+        ("", None) => format!("node {place} ({})", node.op_type),
+        (name, _) => format!("node '{name}' ({})", node.op_type),
+    }
+}
+
+fn qualified(node: &NodeProto) -> String {
+    match node.domain.as_str() {
+        "" | "ai.onnx" => node.op_type.clone(),
+        domain => format!("{domain}.{}", node.op_type),
+    }
+}
+
+fn count_operators(graph: &GraphProto) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for node in &graph.node {
+        *counts.entry(qualified(node)).or_insert(0) += 1;
+    }
+    counts
+}
+
+struct Reader<'a> {
+    file: &'a OnnxFile,
+    graph: &'a GraphProto,
+    ids: HashMap<String, ValueId>,
+    values: Vec<Value>,
+    unsupported: Vec<Unsupported>,
+}
+
+impl Reader<'_> {
+    fn add(&mut self, name: &str) -> ValueId {
+        let id = self.values.len();
+        self.values.push(Value { name: name.to_string(), constant: None });
+        self.ids.insert(name.to_string(), id);
+        id
+    }
+
+    fn register_values(&mut self) -> Result<()> {
+        for (index, proto) in self.graph.initializer.iter().enumerate() {
+            let id = self.add(&proto.name);
+            let tensor = self.file.tensor(proto)?;
+            self.values[id].constant = Some(Constant { tensor, origin: Origin::Initializer(index) });
+        }
+        for input in &self.graph.input {
+            if !self.ids.contains_key(&input.name) {
+                self.add(&input.name);
+            }
+        }
+        for (place, node) in self.graph.node.iter().enumerate() {
+            for output in node.output.iter().filter(|o| !o.is_empty()) {
+                if self.ids.contains_key(output) {
+                    return Err(Error::malformed(format!("'{output}' is produced twice")).at(label(place, node)));
+                }
+                self.add(output);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compiles one node. `Constant` nodes become constants; unsupported nodes are noted and left out.
+    fn node(&mut self, place: usize) -> Result<Option<IrNode>> {
+        let proto = &self.graph.node[place];
+        let label = label(place, proto);
+        match self.compile(place, proto) {
+            Ok(node) => Ok(node),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                self.unsupported.push(Unsupported { node: label, operator: qualified(proto), reason: error.reason().to_string() });
+                Ok(None)
+            }
+            Err(error) => Err(error.at(label)),
+        }
+    }
+
+    fn compile(&mut self, place: usize, proto: &NodeProto) -> Result<Option<IrNode>> {
+        let opset = self.opset(&proto.domain)?;
+        let op = ops::find(&proto.domain, &proto.op_type, opset)?;
+        let subgraph = proto.attribute.iter().any(|a| a.type_.enum_value_or_default() == AttributeType::GRAPH);
+        if subgraph {
+            return Err(Error::unsupported(format!("{} holds a subgraph, which is not supported", proto.op_type)));
+        }
+        let given = proto.input.iter().rposition(|i| !i.is_empty()).map_or(0, |last| last + 1);
+        if given < op.min_inputs || given > op.max_inputs {
+            let (least, most) = (op.min_inputs, op.max_inputs);
+            return Err(Error::malformed(format!("has {given} inputs where {} takes {least} to {most}", op.name)));
+        }
+        let wanted = proto.output.iter().rposition(|o| !o.is_empty()).map_or(0, |last| last + 1);
+        if wanted > op.max_outputs {
+            return Err(Error::malformed(format!("has {wanted} outputs where {} gives {} at most", op.name, op.max_outputs)));
+        }
+        let id = |name: &String| if name.is_empty() { None } else { self.ids.get(name).copied() };
+        let inputs: Vec<Option<ValueId>> = proto.input[..given].iter().map(id).collect();
+        let outputs: Vec<Option<ValueId>> = proto.output[..wanted].iter().map(id).collect();
+        let present = |ids: &[Option<ValueId>]| ids.iter().map(Option::is_some).collect::<Vec<_>>();
+        let node = ops::Node::new(&proto.op_type, opset, present(&inputs), present(&outputs), &proto.attribute);
+        let kernel = (op.compile)(&node)?;
+        if let Some(attribute) = node.unread().first() {
+            return Err(Error::unsupported(format!("attribute '{attribute}' of {} is not known in opset {opset}", proto.op_type)));
+        }
+        if op.name == "Constant" && op.domain.is_empty() {
+            let tensor = kernel(&Call { inputs: &[], mode: Mode::Eval })?.into_iter().next();
+            if let (Some(Some(output)), Some(tensor)) = (outputs.first().copied(), tensor) {
+                self.values[output].constant = Some(Constant { tensor, origin: Origin::ConstantNode(place) });
+            }
+            return Ok(None);
+        }
+        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, inputs, outputs }))
+    }
+
+    fn opset(&self, domain: &str) -> Result<i64> {
+        let standard = |d: &str| d.is_empty() || d == "ai.onnx";
+        let found = self.file.model.opset_import.iter().find(|o| o.domain == domain || (standard(&o.domain) && standard(domain)));
+        match found {
+            Some(import) => Ok(import.version),
+            None => Err(Error::malformed(format!("the file imports no opset for domain '{domain}'"))),
+        }
+    }
+}
+
+/// Kahn's algorithm, keeping the file's order where the edges leave a choice.
+fn topological_order(graph: &GraphProto, ids: &HashMap<String, ValueId>) -> Result<Vec<usize>> {
+    let mut producer: HashMap<&str, usize> = HashMap::new();
+    for (place, node) in graph.node.iter().enumerate() {
+        for output in node.output.iter().filter(|o| !o.is_empty()) {
+            producer.insert(output, place);
+        }
+    }
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
+    let mut waiting = vec![0usize; graph.node.len()];
+    for (place, node) in graph.node.iter().enumerate() {
+        for input in node.input.iter().filter(|i| !i.is_empty()) {
+            if !ids.contains_key(input) {
+                return Err(Error::malformed(format!("reads '{input}', which nothing produces")).at(label(place, node)));
+            }
+            if let Some(&from) = producer.get(input.as_str()) {
+                readers[from].push(place);
+                waiting[place] += 1;
+            }
+        }
+    }
+    let mut ready: VecDeque<usize> = (0..graph.node.len()).filter(|&place| waiting[place] == 0).collect();
+    let mut order = Vec::with_capacity(graph.node.len());
+    while let Some(place) = ready.pop_front() {
+        order.push(place);
+        for &reader in &readers[place] {
+            waiting[reader] -= 1;
+            if waiting[reader] == 0 {
+                ready.push_back(reader);
+            }
+        }
+    }
+    match waiting.iter().position(|&count| count > 0) {
+        None => Ok(order),
+        Some(place) => Err(Error::malformed("is part of a cycle: it needs its own result").at(label(place, &graph.node[place]))),
+    }
+}
+
+/// Runs one node on tensors that are already known.
+pub(crate) fn run_node(node: &IrNode, inputs: &[Option<&Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
+    let outputs = (node.kernel)(&Call { inputs, mode }).at(|| &node.label)?;
+    let needed = node.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    if outputs.len() < needed {
+        return Err(Error::unsupported(format!("output {} of {} is not supported", needed - 1, node.op.name)).at(&node.label));
+    }
+    Ok(outputs)
+}

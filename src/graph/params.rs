@@ -1,0 +1,215 @@
+//! Which constants are parameters, which are running statistics, and which are frozen, with the reason.
+//!
+//! ONNX does not say what its author trained. A float constant is a trainable parameter when it stands where weights stand:
+//! an input that the operator's row names as a weight, or an operand of arithmetic behind the first weighted operator (layer
+//! scales, position embeddings, class tokens). Constants that reach such a place through Transpose, Cast, Reshape and the
+//! like stay leaves, and the moves are run in every forward pass, so that gradients reach the stored tensor.
+
+use std::collections::BTreeMap;
+
+use crate::error::Result;
+use crate::graph::ir::{Constant, Ir, IrNode, Origin, Value, ValueId, run_node};
+use crate::graph::ops::{ALL, Flow, Mode};
+use crate::tensor::{Kind, Tensor, is_float, no_grad};
+
+/// What a constant is to training.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A trainable leaf.
+    Parameter,
+    /// A running statistic of a normalisation.
+    Buffer,
+    /// Neither; says why.
+    Frozen(&'static str),
+}
+
+/// The roles of all constants, and which nodes can be computed once.
+pub(crate) struct Roles {
+    /// By value; only constants that a live node reads are here.
+    pub of: BTreeMap<ValueId, Role>,
+    /// What had to be changed to tell parameters and running statistics apart.
+    pub repairs: Vec<String>,
+    /// Running statistics that were copied for a second reader.
+    pub copies: Vec<SplitBuffer>,
+}
+
+/// A running statistic that no longer shares its initializer: input `position` of the file's node `place` reads `name`.
+#[derive(Debug, Clone)]
+pub(crate) struct SplitBuffer {
+    pub place: usize,
+    pub position: usize,
+    pub name: String,
+}
+
+/// Decides on every constant, splits running statistics that share storage, and folds what is constant and not trainable.
+pub(crate) fn assign(ir: &mut Ir) -> Result<Roles> {
+    drop_dead_nodes(ir);
+    let (repairs, copies) = split_shared_buffers(ir)?;
+    let facts = Facts::gather(ir);
+    fold(ir, &facts)?;
+    let mut of = BTreeMap::new();
+    for node in &ir.nodes {
+        for (position, &input) in node.inputs.iter().enumerate() {
+            let Some(id) = input else { continue };
+            if ir.values[id].constant.is_some() {
+                let role = if node.op.buffers.contains(&position) { Role::Buffer } else { facts.role(ir, id) };
+                of.entry(id).or_insert(role);
+            }
+        }
+    }
+    Ok(Roles { of, repairs, copies })
+}
+
+fn drop_dead_nodes(ir: &mut Ir) {
+    let mut live = vec![false; ir.values.len()];
+    for &output in &ir.outputs {
+        live[output] = true;
+    }
+    let mut keep = vec![false; ir.nodes.len()];
+    for (index, node) in ir.nodes.iter().enumerate().rev() {
+        if node.outputs.iter().flatten().any(|&o| live[o]) {
+            keep[index] = true;
+            node.inputs.iter().flatten().for_each(|&i| live[i] = true);
+        }
+    }
+    let mut keep = keep.into_iter();
+    ir.nodes.retain(|_| keep.next().unwrap_or(true));
+}
+
+/// Exporters store equal tensors once. Two layers' running means must not be one tensor, and none may be a parameter as well.
+fn split_shared_buffers(ir: &mut Ir) -> Result<(Vec<String>, Vec<SplitBuffer>)> {
+    let mut readers: BTreeMap<ValueId, usize> = BTreeMap::new();
+    for node in &ir.nodes {
+        node.inputs.iter().flatten().for_each(|&id| *readers.entry(id).or_insert(0) += 1);
+    }
+    let (mut repairs, mut copies) = (Vec::new(), Vec::new());
+    for index in 0..ir.nodes.len() {
+        for &position in ir.nodes[index].op.buffers {
+            let Some(Some(id)) = ir.nodes[index].inputs.get(position).copied() else { continue };
+            let count = readers.get(&id).copied().unwrap_or(0);
+            if count < 2 {
+                continue;
+            }
+            let Some(constant) = &ir.values[id].constant else { continue };
+            readers.insert(id, count - 1);
+            let original = ir.values[id].name.clone();
+            let name = format!("{original}.of.{}", ir.nodes[index].place);
+            let constant = Constant { tensor: crate::tensor::deep_copy(&constant.tensor)?, origin: Origin::Folded };
+            ir.values.push(Value { name: name.clone(), constant: Some(constant) });
+            ir.nodes[index].inputs[position] = Some(ir.values.len() - 1);
+            repairs.push(format!("running statistic '{original}' is shared by several readers; {} got its own copy", ir.nodes[index].label));
+            copies.push(SplitBuffer { place: ir.nodes[index].place, position, name });
+        }
+    }
+    Ok((repairs, copies))
+}
+
+/// What the decisions rest on, by value.
+struct Facts {
+    /// Known before the first run.
+    constant: Vec<bool>,
+    /// Stands in a weight position, directly or through other constants.
+    weight: Vec<Strength>,
+    /// An operand of arithmetic before the first weighted operator.
+    preprocessing: Vec<bool>,
+}
+
+/// How surely a constant is a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Strength {
+    None,
+    /// An operand of arithmetic or a join: a weight unless it is a single number.
+    Weak,
+    /// A weight by the operator's definition.
+    Strong,
+}
+
+impl Facts {
+    fn gather(ir: &Ir) -> Facts {
+        let n = ir.values.len();
+        let mut facts = Facts { constant: vec![false; n], weight: vec![Strength::None; n], preprocessing: vec![false; n] };
+        for (id, value) in ir.values.iter().enumerate() {
+            facts.constant[id] = value.constant.is_some();
+        }
+        // Behind a weighted operator: decides whether arithmetic is part of the network or of its preprocessing.
+        let mut behind_weights = vec![false; n];
+        for node in &ir.nodes {
+            let constant = node.inputs.iter().flatten().all(|&i| facts.constant[i]) && node.op.buffers.is_empty();
+            let weighted = !is_weak(node) && node.op.weights.iter().any(|&w| node.inputs.get(w).copied().flatten().is_some());
+            let behind = weighted || node.inputs.iter().flatten().any(|&i| behind_weights[i]);
+            for &output in node.outputs.iter().flatten() {
+                facts.constant[output] = constant;
+                behind_weights[output] = behind && !constant;
+            }
+        }
+        for node in ir.nodes.iter().rev() {
+            let given = node.outputs.iter().flatten().filter(|&&o| facts.constant[o]).map(|&o| facts.weight[o]).max().unwrap_or(Strength::None);
+            let behind = node.outputs.iter().flatten().any(|&o| behind_weights[o]);
+            for (position, &input) in node.inputs.iter().enumerate() {
+                let Some(id) = input else { continue };
+                if !facts.constant[id] {
+                    continue;
+                }
+                let output_constant = node.outputs.iter().flatten().all(|&o| facts.constant[o]);
+                let named = node.op.weights == ALL || node.op.weights.contains(&position);
+                let passes = node.op.differentiable == ALL || node.op.differentiable.contains(&position);
+                let weight = match (output_constant, is_weak(node)) {
+                    (true, _) if passes => given,
+                    (false, false) if named => Strength::Strong,
+                    (false, true) if named && behind => Strength::Weak,
+                    _ => Strength::None,
+                };
+                facts.weight[id] = facts.weight[id].max(weight);
+                facts.preprocessing[id] |= named && is_weak(node) && !output_constant && !behind;
+            }
+        }
+        facts
+    }
+
+    fn role(&self, ir: &Ir, id: ValueId) -> Role {
+        let Some(constant) = &ir.values[id].constant else { return Role::Frozen("computed") };
+        let kind = constant.tensor.kind();
+        if !is_float(kind) {
+            return Role::Frozen(if kind == Kind::Bool { "boolean" } else { "integer" });
+        }
+        match self.weight[id] {
+            Strength::Strong => return Role::Parameter,
+            Strength::Weak if constant.tensor.numel() > 1 => return Role::Parameter,
+            Strength::Weak => return Role::Frozen("a single number"),
+            Strength::None => {}
+        }
+        if self.preprocessing[id] {
+            return Role::Frozen("preprocessing: arithmetic on the image before the first weight");
+        }
+        Role::Frozen("not in a weight position")
+    }
+}
+
+/// Operators whose constant operands are weights only behind the first weighted operator: plain arithmetic and joins.
+fn is_weak(node: &IrNode) -> bool {
+    node.op.weights == ALL || node.op.flow == Flow::MovesAll
+}
+
+/// Computes nodes whose inputs are all constant and lead to no weight.
+fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
+    let _guard = no_grad();
+    let nodes = std::mem::take(&mut ir.nodes);
+    for node in nodes {
+        let foldable = node.outputs.iter().flatten().all(|&o| facts.constant[o] && facts.weight[o] == Strength::None) && node.outputs.iter().any(Option::is_some);
+        // A fold that failed to produce an earlier constant leaves its readers to fail at run time with a better message.
+        let known = node.inputs.iter().flatten().all(|&i| ir.values[i].constant.is_some());
+        if !(foldable && known) {
+            ir.nodes.push(node);
+            continue;
+        }
+        let inputs: Vec<Option<&Tensor>> =
+            node.inputs.iter().map(|i| i.and_then(|i| ir.values[i].constant.as_ref()).map(|c| &c.tensor)).collect();
+        let tensors = run_node(&node, &inputs, Mode::Eval)?;
+        for (tensor, output) in tensors.into_iter().zip(&node.outputs) {
+            if let Some(id) = *output {
+                ir.values[id].constant = Some(Constant { tensor, origin: Origin::Folded });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,395 @@
+//! Lets a graph whose batch size was baked in at export run on any batch.
+//!
+//! Exporters write `Reshape` targets such as `[1, 197, 768]` or `[197, 12, 64]` (batch and heads merged). The graph is run once on
+//! the batch it was made for and, step by step, on three times as many images. Where a `Reshape` has to carry the larger batch,
+//! the dimension that holds the batch becomes `-1`; where several could, the likeliest is tried first and a later contradiction
+//! brings the next one. Nothing is believed because shapes fit: the images' outputs must equal those of a run by themselves.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::graph::ops::Mode;
+use crate::graph::plan::{Plan, Source, Step};
+use crate::tensor::{Kind, Tensor, no_grad, rng, to_f64s};
+
+/// What was found about the batch dimension.
+pub(crate) enum Outcome {
+    /// The graph runs on any batch as it is.
+    Free,
+    /// The graph runs on any batch after these changes.
+    Repaired(Vec<Patch>),
+    /// The graph runs on the exported batch size only.
+    Fixed(String),
+}
+
+/// One change to one node, which export has to write into the file as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Patch {
+    /// The node at `place` reshapes to `shape`, in which the batch is `-1`.
+    Reshape { place: usize, shape: Vec<i64> },
+    /// Input `position` of the node at `place` is repeated along `axis` to the batch of input `like`.
+    Repeat { place: usize, position: usize, like: usize, axis: usize },
+}
+
+/// How many times the exported batch the trial has. Odd and unlike usual channel ratios, so that a scaled dimension stands out.
+const RATIO: i64 = 3;
+
+/// Whether a plan has anything in which a batch size could be baked; plans of most convolutional networks have not.
+fn suspicious(plan: &Plan, stored: &[Tensor]) -> bool {
+    plan.steps.iter().any(|step| match step.operator {
+        "Reshape" => match step.inputs.get(1) {
+            Some(Some(Source::Stored(index))) => {
+                stored.get(*index).and_then(|t| crate::tensor::to_i64s(t).ok()).is_none_or(|shape| shape.first().is_none_or(|&d| d > 0))
+            }
+            Some(Some(Source::Slot(_))) => false,
+            _ => true,
+        },
+        "Concat" => step.inputs.iter().any(|i| matches!(i, Some(Source::Stored(_)))),
+        "Expand" | "Resize" | "Upsample" | "Tile" => matches!(step.inputs.last(), Some(Some(Source::Stored(_)))),
+        _ => false,
+    })
+}
+
+/// Finds and repairs baked batch sizes. `image` is `[C, H, W]`, `batch` the size that the file states (1 if it states none).
+pub(crate) fn repair(plan: &mut Plan, stored: &mut Vec<Tensor>, image: &[i64], batch: i64, kind: Kind) -> Result<Outcome> {
+    if !suspicious(plan, stored) {
+        return Ok(Outcome::Free);
+    }
+    let _guard = no_grad();
+    let images = random_images(image, batch * RATIO, kind)?;
+    let first = trace(plan, stored, &images.f_narrow(0, 0, batch)?)?;
+    let mut search = Search { plan, stored, batch, reference: first.shapes, choices: Vec::new(), repeats: Vec::new(), learned: HashMap::new(), budget: 0 };
+    search.budget = 50 + 30 * search.plan.steps.len();
+    match search.run(&images, &first.output)? {
+        Some(patches) if patches.is_empty() => Ok(Outcome::Free),
+        Some(patches) => Ok(Outcome::Repaired(patches)),
+        None => Ok(Outcome::Fixed(format!("the graph runs on batches of {batch} only"))),
+    }
+}
+
+fn random_images(image: &[i64], count: i64, kind: Kind) -> Result<Tensor> {
+    use rand::Rng;
+    let mut shape = vec![count];
+    shape.extend_from_slice(image);
+    let numel: i64 = shape.iter().product();
+    let mut rng = rng(0, "batch-size probe", 0);
+    let values: Vec<f32> = (0..numel).map(|_| rng.random::<f32>()).collect();
+    Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_to_kind(kind)?)
+}
+
+struct Trace {
+    /// Output shapes by slot.
+    shapes: Vec<Vec<i64>>,
+    output: Tensor,
+}
+
+fn trace(plan: &Plan, stored: &[Tensor], images: &Tensor) -> Result<Trace> {
+    let mut slots: Vec<Option<Tensor>> = Vec::new();
+    slots.resize_with(plan.slots, || None);
+    let mut shapes = vec![Vec::new(); plan.slots];
+    slots[0] = Some(images.shallow_clone());
+    shapes[0] = images.size();
+    for step in &plan.steps {
+        let outputs = step.run(stored, &slots, Mode::Eval)?;
+        for (tensor, slot) in outputs.iter().zip(&step.outputs) {
+            if let Some(slot) = *slot {
+                shapes[slot] = tensor.size();
+            }
+        }
+        step.store(outputs, &mut slots);
+    }
+    let output = find(plan.output, stored, &slots)?;
+    Ok(Trace { shapes, output })
+}
+
+fn find(source: Source, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Tensor> {
+    let tensor = match source {
+        Source::Stored(index) => stored.get(index),
+        Source::Slot(slot) => slots.get(slot).and_then(Option::as_ref),
+    };
+    tensor.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
+}
+
+/// A step at which more than one reading was possible.
+struct Choice {
+    step: usize,
+    /// What is left to try, likeliest last.
+    untried: Vec<Vec<i64>>,
+    /// The patch in force, if the step needs one.
+    patch: Option<Patch>,
+    key: Key,
+}
+
+type Key = (Vec<i64>, Vec<i64>, usize);
+
+struct Search<'a> {
+    plan: &'a mut Plan,
+    stored: &'a mut Vec<Tensor>,
+    batch: i64,
+    reference: Vec<Vec<i64>>,
+    choices: Vec<Choice>,
+    /// Repeats do nothing where sizes are equal, so they outlive the choice that led to them.
+    repeats: Vec<Patch>,
+    /// The reading that held before for the same shapes: blocks of a network repeat.
+    learned: HashMap<Key, Vec<i64>>,
+    budget: usize,
+}
+
+impl Search<'_> {
+    /// Walks the plan on the larger batch. `None` when no reading holds.
+    fn run(&mut self, images: &Tensor, expected: &Tensor) -> Result<Option<Vec<Patch>>> {
+        let mut slots: Vec<Option<Tensor>> = Vec::new();
+        slots.resize_with(self.plan.slots, || None);
+        slots[0] = Some(images.shallow_clone());
+        let mut index = 0;
+        loop {
+            if self.budget == 0 {
+                return Ok(None);
+            }
+            self.budget -= 1;
+            if index == self.plan.steps.len() {
+                let output = find(self.plan.output, self.stored, &slots)?;
+                if self.agrees(&output, images, expected)? {
+                    return Ok(Some(self.choices.iter().filter_map(|c| c.patch.clone()).chain(self.repeats.clone()).collect()));
+                }
+            } else if self.step(index, &mut slots) {
+                index += 1;
+                continue;
+            }
+            match self.back_up()? {
+                Some(step) => index = step,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Runs one step on the larger batch; false when it cannot hold.
+    fn step(&mut self, index: usize, slots: &mut [Option<Tensor>]) -> bool {
+        let chosen = self.choices.last().is_some_and(|c| c.step == index);
+        if !chosen && self.plan.steps[index].operator == "Reshape" {
+            self.open_choice(index, slots);
+        }
+        let result = self.plan.steps[index].run(self.stored, slots, Mode::Eval).ok();
+        let outputs = match result {
+            Some(outputs) => outputs,
+            None if self.plan.steps[index].operator == "Concat" && self.repeat_constants(index, slots) => {
+                match self.plan.steps[index].run(self.stored, slots, Mode::Eval) {
+                    Ok(outputs) => outputs,
+                    Err(_) => return false,
+                }
+            }
+            None => return false,
+        };
+        let step = &self.plan.steps[index];
+        for (tensor, slot) in outputs.iter().zip(&step.outputs) {
+            if let Some(slot) = *slot
+                && !scaled_once(&self.reference[slot], &tensor.size())
+            {
+                return false;
+            }
+        }
+        step.store(outputs, slots);
+        true
+    }
+
+    /// Lists the readings of a Reshape whose constant target has to carry the larger batch, and takes the likeliest.
+    fn open_choice(&mut self, index: usize, slots: &[Option<Tensor>]) {
+        let step = &self.plan.steps[index];
+        let (Some(Some(Source::Slot(input))), Some(Some(Source::Stored(_)))) = (step.inputs.first(), step.inputs.get(1)) else { return };
+        let (Some(Some(tensor)), Some(Some(output))) = (slots.get(*input), step.outputs.first()) else { return };
+        let (from, to) = (&self.reference[*input], &self.reference[*output]);
+        let Some(axis) = tensor.size().iter().zip(from).position(|(now, then)| *now != *then) else { return };
+        let key = (from.clone(), to.clone(), axis);
+        let mut readings = readings(from, to, axis, self.batch);
+        if let Some(learned) = self.learned.get(&key) {
+            readings.sort_by_key(|r| r == learned);
+        }
+        let as_it_is = step.run(self.stored, slots, Mode::Eval).ok().and_then(|o| o.first().map(Tensor::size));
+        let likeliest = readings.last().map(|r| r.iter().zip(to).map(|(&d, &was)| if d == -1 { was * RATIO } else { d }).collect::<Vec<_>>());
+        if as_it_is.is_some() && as_it_is == likeliest {
+            readings.pop();
+            self.choices.push(Choice { step: index, untried: readings, patch: None, key });
+            return;
+        }
+        self.choices.push(Choice { step: index, untried: readings, patch: None, key });
+        self.take_reading();
+    }
+
+    /// Puts the next reading of the last choice into force; false if there is none.
+    fn take_reading(&mut self) -> bool {
+        let Some(choice) = self.choices.last_mut() else { return false };
+        let Some(shape) = choice.untried.pop() else { return false };
+        let step = &mut self.plan.steps[choice.step];
+        self.learned.insert(choice.key.clone(), shape.clone());
+        let Ok(tensor) = Tensor::f_from_slice(&shape) else { return false };
+        // A step keeps one slot of its own for all its readings.
+        match choice.patch {
+            Some(_) => {
+                if let Some(Some(Source::Stored(own))) = step.inputs.get(1)
+                    && let Some(stored) = self.stored.get_mut(*own)
+                {
+                    *stored = tensor;
+                }
+            }
+            None => {
+                self.stored.push(tensor);
+                step.inputs[1] = Some(Source::Stored(self.stored.len() - 1));
+            }
+        }
+        choice.patch = Some(Patch::Reshape { place: step.place, shape });
+        true
+    }
+
+    /// Goes back to the last choice with a reading left, and gives its step.
+    fn back_up(&mut self) -> Result<Option<usize>> {
+        while let Some(choice) = self.choices.last() {
+            let step = choice.step;
+            if self.take_reading() {
+                return Ok(Some(step));
+            }
+            self.choices.pop();
+        }
+        Ok(None)
+    }
+
+    /// Repeats a Concat's constant operands (class tokens) along the batch.
+    fn repeat_constants(&mut self, index: usize, slots: &[Option<Tensor>]) -> bool {
+        let step = &self.plan.steps[index];
+        let sizes: Vec<Vec<i64>> = step
+            .inputs
+            .iter()
+            .map(|source| match source {
+                Some(Source::Stored(i)) => self.stored.get(*i).map(Tensor::size).unwrap_or_default(),
+                Some(Source::Slot(s)) => slots.get(*s).and_then(Option::as_ref).map(Tensor::size).unwrap_or_default(),
+                None => Vec::new(),
+            })
+            .collect();
+        let target = self.batch * RATIO;
+        let like = sizes.iter().position(|s| s.contains(&target));
+        let Some(like) = like else { return false };
+        let Some(axis) = sizes[like].iter().position(|&d| d == target) else { return false };
+        let repeated: Vec<usize> =
+            (0..sizes.len()).filter(|&i| sizes[i].len() == sizes[like].len() && sizes[i].get(axis) == Some(&self.batch)).collect();
+        if repeated.is_empty() {
+            return false;
+        }
+        let place = step.place;
+        repeat_inputs(&mut self.plan.steps[index], &repeated, like, axis);
+        self.repeats.extend(repeated.iter().map(|&position| Patch::Repeat { place, position, like, axis }));
+        true
+    }
+
+    /// Whether the first two batches of the larger run give what they give by themselves.
+    fn agrees(&self, output: &Tensor, images: &Tensor, expected: &Tensor) -> Result<bool> {
+        let batch = self.batch;
+        if output.size().first() != Some(&(batch * RATIO)) {
+            return Ok(false);
+        }
+        let second = self.plan.run(self.stored, &images.f_narrow(0, batch, batch)?, Mode::Eval, crate::graph::plan::Target::Output)?;
+        let close = |part: Tensor, whole: &Tensor| -> Result<bool> {
+            if part.size() != whole.size() {
+                return Ok(false);
+            }
+            let (part, whole) = (to_f64s(&part)?, to_f64s(whole)?);
+            let scale = whole.iter().fold(0.0_f64, |m, v| m.max(v.abs())).max(1e-30);
+            Ok(part.iter().zip(&whole).all(|(a, b)| (a - b).abs() <= 1e-3 * scale))
+        };
+        Ok(close(output.f_narrow(0, 0, batch)?, expected)? && close(output.f_narrow(0, batch, batch)?, &second)?)
+    }
+}
+
+/// Makes a step repeat some inputs along `axis` to the size of input `like`; equal sizes pass unchanged.
+fn repeat_inputs(step: &mut Step, repeated: &[usize], like: usize, axis: usize) {
+    let repeated = repeated.to_vec();
+    let inner = std::mem::replace(&mut step.kernel, Box::new(|_| Ok(Vec::new())));
+    step.kernel = Box::new(move |call| {
+        let size = call.input(like)?.size().get(axis).copied().unwrap_or(1);
+        let mut owned = Vec::with_capacity(repeated.len());
+        for &position in &repeated {
+            let tensor = call.input(position)?;
+            let mut shape = tensor.size();
+            shape[axis] = size;
+            owned.push(tensor.f_narrow(i64::try_from(axis).unwrap_or(0), 0, 1)?.f_expand(shape.as_slice(), false)?);
+        }
+        let mut inputs = call.inputs.to_vec();
+        for (&position, tensor) in repeated.iter().zip(&owned) {
+            inputs[position] = Some(tensor);
+        }
+        inner(&crate::graph::ops::Call { inputs: &inputs, mode: call.mode })
+    });
+}
+
+/// Whether `now` is `then`, or `then` with one dimension scaled by the ratio.
+fn scaled_once(then: &[i64], now: &[i64]) -> bool {
+    if then.len() != now.len() {
+        return false;
+    }
+    let changed: Vec<usize> = (0..then.len()).filter(|&i| then[i] != now[i]).collect();
+    match changed.as_slice() {
+        [] => true,
+        [axis] => now[*axis] == then[*axis] * RATIO,
+        _ => false,
+    }
+}
+
+/// The targets that a reshape from `from` to `to` may have meant when dimension `axis` of `from` holds the batch, likeliest last.
+///
+/// The batch is an axis of some stride in memory order. Where `axis` holds the batch alone that stride is known; where the
+/// batch is merged with something else it is the outer or the inner factor. In `to` it can sit in any dimension that covers the
+/// same strides: alone (surest), as the outer factor of a dimension (batch and heads), or as an inner one (tokens and batch).
+fn readings(from: &[i64], to: &[i64], axis: usize, batch: i64) -> Vec<Vec<i64>> {
+    let stride = |shape: &[i64], axis: usize| shape[axis + 1..].iter().product::<i64>();
+    let inner = stride(from, axis);
+    let mut strides = vec![inner];
+    if from[axis] != batch && from[axis] % batch == 0 {
+        strides.insert(0, inner * (from[axis] / batch));
+    }
+    let mut scored: Vec<(usize, Vec<i64>)> = Vec::new();
+    for (rank, &batch_stride) in strides.iter().enumerate() {
+        for position in 0..to.len() {
+            let (low, high) = (stride(to, position), stride(to, position) * to[position]);
+            if low == 0 || batch_stride < low || batch_stride % low != 0 || batch_stride * batch > high {
+                continue;
+            }
+            let score = if to[position] == batch && low == batch_stride {
+                position.abs_diff(axis)
+            } else if batch_stride * batch == high {
+                100 + to.len() - position
+            } else {
+                200 + position
+            };
+            let mut shape = to.to_vec();
+            shape[position] = -1;
+            if !scored.iter().any(|(_, s)| *s == shape) {
+                scored.push((1000 * rank + score, shape));
+            }
+        }
+    }
+    scored.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
+    scored.into_iter().map(|(_, shape)| shape).collect()
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_batch_dimension_is_found_first() {
+        assert_eq!(readings(&[1, 512, 1, 1], &[1, 512], 0, 1).last(), Some(&vec![-1, 512]));
+        assert_eq!(readings(&[1, 768, 14, 14], &[1, 768, 196], 0, 1).last(), Some(&vec![-1, 768, 196]));
+    }
+
+    #[test]
+    fn batch_and_heads_come_before_tokens_and_batch() {
+        let all = readings(&[197, 1, 768], &[197, 12, 64], 1, 1);
+        assert_eq!(all.last(), Some(&vec![197, -1, 64]));
+        assert!(all.contains(&vec![-1, 12, 64]));
+    }
+
+    #[test]
+    fn merged_batches_can_be_either_factor() {
+        let all = readings(&[12, 197, 64], &[1, 12, 197, 64], 0, 1);
+        assert_eq!(all.last(), Some(&vec![-1, 12, 197, 64]));
+    }
+}

@@ -1,0 +1,4 @@
+//! What exporters do to a model is undone here, one repair a file; each says what it did.
+
+pub mod batch_size;
+pub mod head;

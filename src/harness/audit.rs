@@ -1,0 +1,247 @@
+//! One external model, audited end to end. No original model is needed anywhere.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use sha2::{Digest, Sha256};
+
+use crate::attack::cmira::{self, Evidence, Score};
+use crate::attack::sets::Predictions;
+use crate::attack::{AttackSettings, Course, Hooks, Progress, StopReason, StopRule, Variant};
+use crate::data::adapter::Adapter;
+use crate::data::batches::Batches;
+use crate::data::splits;
+use crate::data::store::ImageSet;
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::Model;
+use crate::harness::state::Store;
+use crate::metrics::accuracy;
+use crate::nets::InputShape;
+use crate::tensor::{Device, no_grad};
+use crate::train::{self, Control};
+
+/// What is audited, with what.
+pub struct Audit<'a> {
+    /// The unlearned model `M_U`; its weights are not changed.
+    pub model: &'a Model,
+    /// The images that should be forgotten, `X_f`; labels are used for scoring only.
+    pub forget: &'a ImageSet,
+    /// The labelled probing set `D_p`.
+    pub probe: &'a ImageSet,
+    /// How the model wants its images.
+    pub adapter: &'a Adapter,
+    /// Every setting of the attack.
+    pub settings: &'a AttackSettings,
+    /// The variants to run, in any order; all share stage 1.
+    pub variants: &'a [Variant],
+    /// Where results and the state of an unfinished audit are kept.
+    pub results: &'a Path,
+    /// Where to compute.
+    pub device: Device,
+}
+
+/// How one variant of the attack went.
+pub struct VariantOutcome {
+    /// Which one.
+    pub variant: Variant,
+    /// Its course; the first line is the state after stage 1.
+    pub course: Course,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// The attack model at the end.
+    pub attack: Model,
+    /// The unlearned model at the end.
+    pub unlearned: Model,
+}
+
+/// How an audit went.
+pub struct Outcome {
+    /// By variant, in the paper's order.
+    pub variants: Vec<VariantOutcome>,
+    /// Stage 1's accuracy on held-out probing images, percent, if any were held out.
+    pub holdout_accuracy: Option<f64>,
+    /// Largest singular value of any weight matrix of the attack model after stage 1, by decomposition; empty without normalisation.
+    pub largest_spectral_norm: Option<f64>,
+    /// Images that are in both sets, pixel by pixel: the probing set then teaches what should have been forgotten.
+    pub shared_images: usize,
+}
+
+/// Refuses inputs that cannot belong together, before any work is done.
+///
+/// # Errors
+/// Data, when class counts differ or a probing image has no label; Usage, for settings that make no sense or a missing label that the oracle
+/// rule needs.
+pub fn admit(audit: &Audit) -> Result<()> {
+    audit.settings.validate()?;
+    let (classes, named) = (audit.model.classes(), audit.probe.classes.len());
+    if classes != named {
+        let error = Error::data(format!("the model tells {classes} classes apart and the probing set has {named}"));
+        return Err(error.help("the probing set needs a folder for every class, or an adapter file with `classes:` in the model's order"));
+    }
+    audit.probe.label_tensor().map_err(|e| e.help("every probing image needs a label"))?;
+    if audit.forget.is_empty() {
+        return Err(Error::data("there are no forget images"));
+    }
+    if audit.settings.stop == StopRule::Oracle && !audit.forget.labels_known() {
+        let error = Error::usage("the oracle stopping rule needs a label for every forget image");
+        return Err(error.help("use `stop: agreement`, or label the images"));
+    }
+    Ok(())
+}
+
+
+/// Runs the attack, continuing from the state in the results folder if there is one.
+///
+/// # Errors
+/// Interrupted, with the state saved, when `stop` is set; Usage, when the folder holds another audit's state.
+pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) -> Result<Outcome> {
+    admit(audit)?;
+    let store = Store::open(audit.results, &identity(audit)?)?;
+    let probe_labels: Vec<i64> = audit.probe.labels.iter().map(|l| l.unwrap_or(-1)).collect();
+    let images = audit.probe.concat(audit.forget)?;
+    let images = Batches::new(&images, audit.adapter, audit.device)?;
+    let evidence = Evidence { images: &images, probe_labels: &probe_labels };
+    let input = input_shape(audit.probe)?;
+    let truth = &audit.forget.labels;
+    let score = |classes: &[i64]| accuracy::top1(classes, truth).map_or(f64::NAN, |a| a.percent());
+    let score: Option<&Score> = if truth.iter().any(Option::is_some) { Some(&score) } else { None };
+
+    let (train_rows, held_out) = splits::holdout(&probe_labels, audit.settings.probe_holdout, audit.settings.seed)?;
+    let pretrained = cmira::attack_model(audit.settings, input, audit.model.classes(), audit.device)?;
+    if !store.load_model("pretrained", &pretrained)? {
+        let rows: Vec<i64> = train_rows.iter().map(|&r| i64::try_from(r).map_err(Error::unexpected)).collect::<Result<_>>()?;
+        let mut forward = |event: &train::Event| report(&Progress::Training { model: "pretrain", iteration: 0, event });
+        let mut control = Control::new(stop, &mut forward).checkpoint(store.checkpoint("pretrained"));
+        cmira::pretrain(&pretrained, &evidence, &rows, audit.settings, &mut control)?;
+        store.save_model("pretrained", &pretrained)?;
+    }
+    pretrained.reset_parametrization();
+    let holdout_accuracy = holdout_accuracy(&pretrained, &images, &probe_labels, &held_out)?;
+    let largest_spectral_norm = if audit.settings.spectral_norm { Some(largest_norm(&pretrained)?) } else { None };
+
+    let mut variants = Vec::new();
+    for variant in Variant::ALL.into_iter().filter(|v| audit.variants.contains(v)) {
+        variants.push(one_variant(audit, &store, variant, &pretrained, &evidence, score, report, stop)?);
+    }
+    Ok(Outcome { variants, holdout_accuracy, largest_spectral_norm, shared_images: shared_images(audit.forget, audit.probe)? })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn one_variant(
+    audit: &Audit,
+    store: &Store,
+    variant: Variant,
+    pretrained: &Model,
+    evidence: &Evidence,
+    score: Option<&Score>,
+    report: &mut dyn FnMut(&Progress),
+    stop: &AtomicBool,
+) -> Result<VariantOutcome> {
+    let settings = AttackSettings { variant, ..audit.settings.clone() };
+    let mut attack = pretrained.duplicate()?;
+    cmira::normalise(&mut attack, &settings)?;
+    let unlearned = audit.model.duplicate()?;
+    let mut course = match store.load_course(variant.name(), &attack, &unlearned)? {
+        Some(course) => course,
+        None => cmira::begin(&attack, &unlearned, evidence, score)?,
+    };
+    let mut save = |course: &Course| -> Result<()> {
+        store.save_course(variant.name(), course, &attack, &unlearned)?;
+        if stop.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(interrupted());
+        }
+        Ok(())
+    };
+    let mut hooks = Hooks { report, save: &mut save, stop };
+    cmira::distil(&attack, &unlearned, evidence, &settings, score, &mut course, &mut hooks)
+        .map_err(|e| if e.kind() == ErrorKind::Interrupted { interrupted() } else { e })?;
+    let stop = course.stop.unwrap_or(StopReason::Iterations);
+    Ok(VariantOutcome { variant, course, stop, attack, unlearned })
+}
+
+fn interrupted() -> Error {
+    Error::interrupted("interrupted; the state is saved").help("run the same command again to go on")
+}
+
+fn input_shape(set: &ImageSet) -> Result<InputShape> {
+    let number = |n: usize| i64::try_from(n).map_err(Error::unexpected);
+    Ok(InputShape { channels: number(set.channels())?, height: number(set.height())?, width: number(set.width())? })
+}
+
+/// What makes two audits the same: resuming mixes nothing that differs in any of these.
+fn identity(audit: &Audit) -> Result<String> {
+    let settings = serde_json::to_string(audit.settings).map_err(Error::unexpected)?;
+    let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
+    let mut hash = Sha256::new();
+    for part in [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, env!("CARGO_PKG_VERSION")] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    Ok(format!("{:x}\n", hash.finalize()))
+}
+
+fn holdout_accuracy(model: &Model, images: &Batches, labels: &[i64], rows: &[usize]) -> Result<Option<f64>> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let _guard = no_grad();
+    let logits = train::evaluate::logits(model, images, 0, labels.len(), 500)?;
+    let classes = crate::tensor::to_i64s(&logits.f_argmax(-1, false)?)?;
+    let predicted: Vec<i64> = rows.iter().map(|&r| classes[r]).collect();
+    let truth: Vec<Option<i64>> = rows.iter().map(|&r| Some(labels[r])).collect();
+    Ok(accuracy::top1(&predicted, &truth).map(|a| a.percent()))
+}
+
+fn largest_norm(model: &Model) -> Result<f64> {
+    let mut largest = 0.0_f64;
+    for (is_matrix, tensor) in model.effective_params()? {
+        if is_matrix {
+            largest = largest.max(crate::attack::spectral::measured_norm(&tensor)?);
+        }
+    }
+    Ok(largest)
+}
+
+/// Images of the first set that are in the second one as well.
+fn shared_images(forget: &ImageSet, probe: &ImageSet) -> Result<usize> {
+    let pixels = |set: &ImageSet| -> Result<Vec<[u8; 32]>> {
+        let size = set.channels() * set.height() * set.width();
+        let mut bytes = vec![0u8; size * set.len()];
+        set.images.f_contiguous()?.f_copy_data(&mut bytes, size * set.len())?;
+        Ok(bytes.chunks_exact(size.max(1)).map(|image| Sha256::digest(image).into()).collect())
+    };
+    let mut known: HashMap<[u8; 32], ()> = HashMap::new();
+    known.extend(pixels(probe)?.into_iter().map(|hash| (hash, ())));
+    Ok(pixels(forget)?.iter().filter(|hash| known.contains_key(*hash)).count())
+}
+
+/// Predictions of one model with everything that a row of `predictions.csv` needs.
+pub struct ImagePrediction<'a> {
+    /// The image's path inside its folder.
+    pub image: &'a str,
+    /// `M_U`'s class before the attack.
+    pub unlearned: i64,
+    /// `M_U`'s probability of that class, `0..=1`.
+    pub unlearned_confidence: f32,
+    /// The class that the attack recovered.
+    pub recovered: i64,
+    /// The attack model's probability of that class, `0..=1`.
+    pub recovered_confidence: f32,
+    /// The true class, if it is known.
+    pub truth: Option<i64>,
+}
+
+/// One line an image, in the forget set's order.
+pub fn image_predictions<'a>(forget: &'a ImageSet, before: &'a Predictions, after: &'a Predictions) -> Vec<ImagePrediction<'a>> {
+    (0..forget.len())
+        .map(|i| ImagePrediction {
+            image: &forget.names[i],
+            unlearned: before.classes[i],
+            unlearned_confidence: before.confidences[i],
+            recovered: after.classes[i],
+            recovered_confidence: after.confidences[i],
+            truth: forget.labels[i],
+        })
+        .collect()
+}

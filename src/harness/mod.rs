@@ -1,0 +1,5 @@
+//! Whole audits: files in, results out. This is where the truth about the forget set is held, and handed to the attack only as a
+//! function that scores predictions.
+
+pub mod audit;
+pub mod state;

@@ -1,0 +1,170 @@
+//! What an interrupted audit leaves behind, so that the same command goes on where it stopped.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::attack::sets::Predictions;
+use crate::attack::{Course, Iteration};
+use crate::error::{Error, Place, Result};
+use crate::graph::{Model, State};
+use crate::tensor::Tensor;
+
+/// The stored state of one audit: a folder inside its results.
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// What is stored beside the tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredCourse {
+    iterations: Vec<Iteration>,
+    before: StoredPredictions,
+    pretrained: StoredPredictions,
+    attack: StoredPredictions,
+    unlearned: StoredPredictions,
+    best: StoredPredictions,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredPredictions {
+    classes: Vec<i64>,
+    confidences: Vec<f32>,
+}
+
+impl StoredPredictions {
+    fn of(predictions: &Predictions) -> StoredPredictions {
+        StoredPredictions { classes: predictions.classes.clone(), confidences: predictions.confidences.clone() }
+    }
+
+    fn back(self) -> Predictions {
+        Predictions { classes: self.classes, confidences: self.confidences }
+    }
+}
+
+impl Store {
+    /// Opens the state folder of an audit. `identity` says what the audit is of (settings, model, sets): a folder that holds the
+    /// state of another audit is refused, so that results never mix.
+    ///
+    /// # Errors
+    /// Usage, when the folder belongs to another audit.
+    pub fn open(results: &Path, identity: &str) -> Result<Store> {
+        let folder = results.join("state");
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
+        let file = folder.join("identity.txt");
+        match std::fs::read_to_string(&file) {
+            Ok(found) if found == identity => {}
+            Ok(_) => {
+                let error = Error::usage("this folder holds an audit with other settings, another model or other images");
+                return Err(error.at(results.display()).help("choose another --out, or delete the folder"));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => write(&file, identity.as_bytes())?,
+            Err(error) => return Err(Error::io(&file, &error)),
+        }
+        Ok(Store { folder })
+    }
+
+    /// Where a training run within the audit keeps its checkpoint.
+    pub fn checkpoint(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.checkpoint.safetensors"))
+    }
+
+    /// Stores a model's parameters and running statistics.
+    pub fn save_model(&self, name: &str, model: &Model) -> Result<()> {
+        write_tensors(&self.model_file(name), &model.state()?.0)
+    }
+
+    /// Brings a stored model back into `model`; false if there is none.
+    pub fn load_model(&self, name: &str, model: &Model) -> Result<bool> {
+        let file = self.model_file(name);
+        if !file.exists() {
+            return Ok(false);
+        }
+        let mut tensors = read_tensors(&file)?;
+        let order: Vec<String> = model.state()?.0.into_iter().map(|(name, _)| name).collect();
+        let mut state = Vec::with_capacity(order.len());
+        for name in order {
+            let position = tensors.iter().position(|(n, _)| *n == name);
+            let position = position.ok_or_else(|| Error::data(format!("'{name}' is missing")).at(file.display()))?;
+            state.push(tensors.swap_remove(position));
+        }
+        model.load_state(&State(state)).at(|| file.display().to_string())?;
+        Ok(true)
+    }
+
+    /// Stores the course of a variant with both models: one file, so that they always belong together.
+    pub fn save_course(&self, variant: &str, course: &Course, attack: &Model, unlearned: &Model) -> Result<()> {
+        let number = course.iterations.len();
+        self.save_model(&format!("{variant}.{number}.attack"), attack)?;
+        self.save_model(&format!("{variant}.{number}.unlearned"), unlearned)?;
+        let stored = StoredCourse {
+            iterations: course.iterations.clone(),
+            before: StoredPredictions::of(&course.before),
+            pretrained: StoredPredictions::of(&course.pretrained),
+            attack: StoredPredictions::of(&course.attack),
+            unlearned: StoredPredictions::of(&course.unlearned),
+            best: StoredPredictions::of(&course.best),
+        };
+        let json = serde_json::to_vec(&stored).map_err(Error::unexpected)?;
+        write(&self.course_file(variant), &json)?;
+        // The course now names these models; the ones before it are of no more use.
+        for old in ["attack", "unlearned"].map(|model| self.model_file(&format!("{variant}.{}.{model}", number - 1))) {
+            if old.exists() {
+                std::fs::remove_file(&old).map_err(|e| Error::io(&old, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a variant's course and models back; `None` if it has not begun.
+    pub fn load_course(&self, variant: &str, attack: &Model, unlearned: &Model) -> Result<Option<Course>> {
+        let file = self.course_file(variant);
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&file, &error)),
+        };
+        let stored: StoredCourse = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::data(format!("is damaged: {e}")).at(file.display()).help("delete the results folder and start again"))?;
+        let number = stored.iterations.len();
+        for (name, model) in [("attack", attack), ("unlearned", unlearned)] {
+            if !self.load_model(&format!("{variant}.{number}.{name}"), model)? {
+                return Err(Error::data(format!("the {name} model of iteration {number} is missing")).at(self.folder.display()));
+            }
+        }
+        Ok(Some(Course {
+            iterations: stored.iterations,
+            before: stored.before.back(),
+            pretrained: stored.pretrained.back(),
+            attack: stored.attack.back(),
+            unlearned: stored.unlearned.back(),
+            best: stored.best.back(),
+            stop: None,
+        }))
+    }
+
+    fn model_file(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.safetensors"))
+    }
+
+    fn course_file(&self, variant: &str) -> PathBuf {
+        self.folder.join(format!("{variant}.course.json"))
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, &e))?;
+    file.persist(path).map_err(|e| Error::io(path, &e.error))?;
+    Ok(())
+}
+
+fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    crate::train::checkpoint::write_tensors(path, tensors)
+}
+
+fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
+    crate::train::checkpoint::read_tensors(path)
+}
