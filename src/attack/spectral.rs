@@ -57,12 +57,12 @@ impl SpectralNorm {
             let Some(u) = left else { continue };
             let matrix = as_matrix(&param.tensor)?;
             if rounds == 1 {
-                *u = unit(&matrix.f_mv(&unit(&matrix.f_t()?.f_mv(u)?)?)?)?;
+                *u = unit(&matrix.f_mv(&unit(&matrix.f_transpose(0, 1)?.f_mv(u)?)?)?)?;
                 continue;
             }
             let mut before = 0.0;
             for _ in 0..rounds {
-                let image = matrix.f_mv(&unit(&matrix.f_t()?.f_mv(u)?)?)?;
+                let image = matrix.f_mv(&unit(&matrix.f_transpose(0, 1)?.f_mv(u)?)?)?;
                 let norm = image.f_norm()?.f_double_value(&[])?;
                 *u = unit(&image)?;
                 if (norm - before).abs() <= SETTLED * norm {
@@ -92,7 +92,7 @@ impl Parametrization for SpectralNorm {
                 None => param.tensor.shallow_clone(),
                 Some(u) => {
                     let matrix = as_matrix(&param.tensor)?;
-                    let v = unit(&matrix.f_detach()?.f_t()?.f_mv(u)?)?;
+                    let v = unit(&matrix.f_detach()?.f_transpose(0, 1)?.f_mv(u)?)?;
                     let norm = u.f_dot(&matrix.f_mv(&v)?)?;
                     param.tensor.f_div(&norm)?
                 }

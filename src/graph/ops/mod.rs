@@ -25,7 +25,6 @@ pub mod norm;
 pub mod pad;
 pub mod pool;
 pub mod reduce;
-pub mod resize;
 pub mod shape;
 pub mod softmax;
 
@@ -204,7 +203,6 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
         pad::OPS,
         pool::OPS,
         reduce::OPS,
-        resize::OPS,
         shape::OPS,
         softmax::OPS,
     ]

@@ -1,6 +1,0 @@
-//! Operators: resize.
-
-use super::Op;
-
-/// The rows of this family.
-pub const OPS: &[Op] = &[];
