@@ -143,7 +143,7 @@ fn links_and_special_files_are_reported_and_not_followed() {
     assert_eq!(problem(&read(root).unwrap(), root), "a/loop: is a symbolic link, which is not followed");
     fs::remove_file(root.join("a/loop")).unwrap();
     let locked = root.join("a/2.png");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
     // Whoever may read everything (root) sees no problem here.
     if fs::read(&locked).is_err() {
         let cache = tempfile::tempdir().unwrap();
