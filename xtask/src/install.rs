@@ -70,12 +70,9 @@ impl Installer {
         Ok(directory)
     }
 
-    /// Deletes the downloaded files of these wheels and everything in the scratch directory.
+    /// Deletes the downloaded files of these wheels.
     pub fn discard(&self, wheels: &[&Wheel]) -> Result<()> {
-        for wheel in wheels {
-            remove(&self.downloads().join(&wheel.file))?;
-        }
-        remove(&self.scratch())
+        wheels.iter().try_for_each(|wheel| remove(&self.downloads().join(&wheel.file)))
     }
 
     /// A directory on the same file system as everything else here, empty when a task begins.
@@ -110,6 +107,13 @@ impl Installer {
 
 fn announce(wheel: &Wheel, index: usize, count: usize) {
     eprintln!("[{}/{count}] {} {}, {}", index + 1, wheel.package, wheel.version, DecimalBytes(wheel.bytes));
+}
+
+impl Drop for Installer {
+    fn drop(&mut self) {
+        // What remains does no harm: the next run clears it away.
+        remove(&self.scratch()).ok();
+    }
 }
 
 /// torch's and ONNX Runtime's libraries come in wheels for this Python; the others are for any.

@@ -50,7 +50,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "setup",
         flags: &[
-            Flag { name: "--tests", about: "also the official ONNX test cases" },
+            Flag { name: "--tests", about: "also the official ONNX test cases (needs Python 3.10 to 3.14)" },
             Flag {
                 name: "--cuda",
                 about: "also the CUDA libraries that libtorch needs on an NVIDIA GPU (about 2 GB to download)",

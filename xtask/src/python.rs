@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use crate::failure::{Failure, Result};
@@ -73,18 +73,22 @@ impl Python {
 
     /// Runs a script given as text, hands each line of its output to `line`, and collects its error output.
     pub fn run<S: AsRef<OsStr>>(&self, script: &str, arguments: &[S], line: impl FnMut(&str)) -> Result<Ending> {
-        self.follow(Command::new(&self.program).arg("-c").arg(script).args(arguments), line)
+        self.follow(Command::new(&self.program).arg("-").args(arguments), script, line)
     }
 
     /// The same with nothing in sight but the standard library: no installed packages, no `PYTHON*` variables.
     pub fn run_isolated<S: AsRef<OsStr>>(&self, script: &str, arguments: &[S], line: impl FnMut(&str)) -> Result<Ending> {
-        self.follow(Command::new(&self.program).args(["-I", "-S", "-c", script]).args(arguments), line)
+        self.follow(Command::new(&self.program).args(["-I", "-S", "-"]).args(arguments), script, line)
     }
 
-    fn follow(&self, command: &mut Command, mut line: impl FnMut(&str)) -> Result<Ending> {
+    fn follow(&self, command: &mut Command, script: &str, mut line: impl FnMut(&str)) -> Result<Ending> {
         let cannot = |error: std::io::Error| Failure::new(format!("cannot run {}: {error}", self.program));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(cannot)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // Python reads all of it before it runs any of it; one that cannot says so in its error output.
+            stdin.write_all(script.as_bytes()).ok();
+        }
         // Read on a thread of its own, so that a script that complains at length never waits for a reader.
         let errors = child.stderr.take().map(|mut stderr| {
             std::thread::spawn(move || {
