@@ -75,7 +75,8 @@ impl<'a> Downloads<'a> {
         let wheel = wanted.wheel;
         let file = self.directory.join(&wheel.file);
         if file.exists() {
-            return self.check(wheel, &file).map(|()| file);
+            let hint = |failure| Failure::new(format!("{failure}\n  run the same command again to download it"));
+            return self.check(wheel, &file).map(|()| file).map_err(hint);
         }
         let part = self.directory.join(format!("{}.part", wheel.file));
         let already = fs::metadata(&part).map_or(0, |metadata| metadata.len());
@@ -206,7 +207,9 @@ fn sha256(path: &Path) -> Result<String> {
 
 /// What to do where pip finds no way: which files, where they go, and the command that fetches each on another machine.
 fn unreachable(directory: &Path, missing: &[&Wanted], tried: &str, python: &str, errors: &str) -> Failure {
-    let errors: Vec<&str> = errors.lines().filter(|line| line.starts_with("ERROR") || !line.starts_with("WARNING")).collect();
+    // Before its last words pip repeats itself with each attempt.
+    let errors: Vec<&str> = errors.trim().lines().collect();
+    let errors = &errors[errors.len().saturating_sub(4)..];
     let files: String = missing
         .iter()
         .map(|wanted| {
