@@ -1,11 +1,60 @@
-//! Tells the linker where libtorch will be found at run time, so that no exported variable is needed.
+//! Tells the linker and the tests where libtorch will be found at run time, and the binary where to look for ONNX Runtime, so
+//! that no variable has to be exported.
 
-fn main() {
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
-    println!("cargo:rerun-if-changed=build.rs");
-    if let Ok(libtorch) = std::env::var("LIBTORCH") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+const HELP: &str = "run `cargo xtask setup` first: it brings libtorch into .native/, or set LIBTORCH to the directory of yours";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=native.lock");
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+
+    let lock = fs::read_to_string(root.join("native.lock"))?;
+    let version = locked_version(&lock, "onnxruntime")?;
+    let library = root.join(".native/onnxruntime/onnxruntime/capi").join(format!("libonnxruntime.so.{version}"));
+    println!("cargo::rustc-env=CMIRA_ONNXRUNTIME={}", library.display());
+
+    let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
+        println!("cargo::error=libtorch: LIBTORCH is not set ({HELP})");
+        return Ok(());
+    };
+    let libraries = libtorch.join("lib");
+    println!("cargo::rerun-if-changed={}", libraries.join("libtorch_cpu.so").display());
+    match libraries.canonicalize() {
+        Ok(libraries) if libraries.join("libtorch_cpu.so").is_file() => link(&libraries)?,
+        _ => println!("cargo::error=libtorch: {} is missing ({HELP})", libraries.join("libtorch_cpu.so").display()),
     }
+    Ok(())
+}
+
+/// Binaries, examples and integration tests find libtorch by their run path. Documentation tests take no linker arguments from
+/// here, but cargo puts every search directory below the target directory on their library path, hence the link.
+fn link(libraries: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", libraries.display());
     // Beside an installed binary: `cmira` and `lib/` in one folder.
-    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/lib");
+    println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN/lib");
+
+    let link = PathBuf::from(env::var("OUT_DIR")?).join("libtorch");
+    match fs::remove_file(&link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(libraries, &link)?;
+    println!("cargo::rustc-link-search=native={}", link.display());
+    Ok(())
+}
+
+/// The version of a package in the lock file, whose lines begin with `group package version`.
+fn locked_version<'a>(lock: &'a str, package: &str) -> Result<&'a str, String> {
+    lock.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find_map(|fields| match fields[..] {
+            [_, name, version, ..] if name == package => Some(version),
+            _ => None,
+        })
+        .ok_or_else(|| format!("native.lock has no line for {package}"))
 }

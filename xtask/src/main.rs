@@ -1,2 +1,157 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks, as `cargo xtask TASK`. This package builds without libtorch, because it is what brings libtorch.
+
+mod conformance;
+mod demo;
+mod download;
+mod failure;
+mod install;
+mod lock;
+mod progress;
+mod python;
+#[cfg(test)]
+mod scratch;
+mod setup;
+mod stamp;
+mod steps;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use failure::{Failure, Result};
+use workspace::Workspace;
+
+/// One task: everything that the command line and its help know about it.
+struct Task {
+    name: &'static str,
+    flags: &'static [Flag],
+    /// One line for the list of tasks.
+    about: &'static str,
+    /// What `--help` adds to it.
+    details: &'static str,
+    run: fn(&Workspace, &Flags) -> Result<()>,
+}
+
+struct Flag {
+    name: &'static str,
+    about: &'static str,
+}
+
+/// The flags that were given to a task.
+struct Flags(Vec<&'static str>);
+
+impl Flags {
+    fn has(&self, name: &str) -> bool {
+        self.0.contains(&name)
+    }
+}
+
+const TASKS: &[Task] = &[
+    Task {
+        name: "setup",
+        flags: &[
+            Flag { name: "--tests", about: "also the official ONNX test cases (needs Python 3.10 to 3.14)" },
+            Flag {
+                name: "--cuda",
+                about: "also the CUDA libraries that libtorch needs on an NVIDIA GPU (about 2 GB to download)",
+            },
+        ],
+        about: "Brings libtorch and ONNX Runtime into .native/",
+        details: setup::DETAILS,
+        run: |workspace, flags| {
+            setup::run(workspace, setup::Wishes { conformance: flags.has("--tests"), cuda: flags.has("--cuda") })
+        },
+    },
+    Task {
+        name: "test",
+        flags: &[],
+        about: "Checks everything: formatting, lints, documentation, tests, tidiness",
+        details: steps::TEST_DETAILS,
+        run: |workspace, _| steps::test(workspace),
+    },
+    Task {
+        name: "demo",
+        flags: &[],
+        about: "Audits the example model in fixtures/ and says where the results are",
+        details: "Brings what is missing, as `setup` does, and builds the release binary first.",
+        run: |workspace, _| demo::run(workspace),
+    },
+    Task {
+        name: "tidy",
+        flags: &[],
+        about: "Checks the order of modules, file lengths, machine paths, generated files",
+        details: tidy::DETAILS,
+        run: |workspace, _| tidy::run(workspace),
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        return Err(Failure::usage(format!("no task given\n\n{}", overview())));
+    };
+    if is_help(name) {
+        println!("{}", overview());
+        return Ok(());
+    }
+    let task = TASKS
+        .iter()
+        .find(|task| task.name == name)
+        .ok_or_else(|| Failure::usage(format!("there is no task '{name}'\n\n{}", overview())))?;
+    if rest.iter().any(|argument| is_help(argument)) {
+        println!("{}", help(task));
+        return Ok(());
+    }
+    let flags = rest
+        .iter()
+        .map(|argument| {
+            let flag = task.flags.iter().find(|flag| flag.name == argument);
+            flag.map(|flag| flag.name)
+                .ok_or_else(|| Failure::usage(format!("'{name}' does not take '{argument}'\n\n{}", help(task))))
+        })
+        .collect::<Result<_>>()?;
+    (task.run)(&Workspace::open()?, &Flags(flags))
+}
+
+fn is_help(argument: &str) -> bool {
+    matches!(argument, "--help" | "-h" | "help")
+}
+
+fn overview() -> String {
+    let tasks: String = TASKS.iter().map(|task| format!("\n  {:<8} {}", task.name, task.about)).collect();
+    format!("Usage: cargo xtask TASK [FLAGS]\n\nTasks:{tasks}\n\n`cargo xtask TASK --help` says more.")
+}
+
+fn help(task: &Task) -> String {
+    let usage: String = task.flags.iter().map(|flag| format!(" [{}]", flag.name)).collect();
+    let flags: String = task.flags.iter().map(|flag| format!("\n  {:<8} {}", flag.name, flag.about)).collect();
+    let flags = if flags.is_empty() { flags } else { format!("\n\nFlags:{flags}") };
+    format!("{}.\n\nUsage: cargo xtask {}{usage}{flags}\n\n{}", task.about, task.name, task.details)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn wrong_usage_names_the_argument_and_exits_with_2() {
+        for (arguments, named) in [(vec![], "no task"), (vec!["brew"], "'brew'"), (vec!["test", "--cuda"], "'--cuda'")] {
+            let arguments: Vec<String> = arguments.into_iter().map(String::from).collect();
+            let failure = dispatch(&arguments).unwrap_err();
+            assert!(failure.to_string().contains(named), "{failure}");
+            assert_eq!(failure.exit_code(), 2);
+        }
+    }
+}

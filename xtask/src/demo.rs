@@ -1,0 +1,48 @@
+//! `cargo xtask demo`: the product's main job on the example that the repository ships.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::failure::Result;
+use crate::setup::{self, Wishes};
+use crate::workspace::{self, Workspace};
+
+/// Where the demonstration writes, below the root; ignored by git.
+const OUT: &str = "out/demo";
+
+/// What the demonstration runs, at the root.
+const ARGUMENTS: &[&str] = &[
+    "audit",
+    "--model",
+    "fixtures/models/pytorch_ga.onnx",
+    "--adapter",
+    "adapters/pytorch/adapter.yaml",
+    "--forget",
+    "fixtures/images/forget",
+    "--probe",
+    "fixtures/images/probe",
+    "--out",
+    OUT,
+];
+
+/// The results that a reader should open, in that order.
+const RESULTS: &[(&str, &str)] = &[
+    ("table1.csv", "how much was recovered"),
+    ("table2.csv", "what each part of the attack adds"),
+    ("predictions.csv", "every forget image: the model's label, the recovered label, the truth"),
+];
+
+/// Provisions, builds, audits, and says where the results are.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    setup::run(workspace, Wishes { conformance: false, cuda: false })?;
+    workspace::run(workspace.cargo().args(["build", "--release"]))?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let binary = workspace.root().join(target).join("release/cmira");
+    workspace::run(Command::new(binary).args(ARGUMENTS).current_dir(workspace.root()))?;
+    println!("\nThe results are in {OUT}:");
+    for (file, about) in RESULTS {
+        println!("  {file:<16} {about}");
+    }
+    Ok(())
+}
