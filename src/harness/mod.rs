@@ -2,4 +2,5 @@
 //! function that scores predictions.
 
 pub mod audit;
+pub mod results;
 pub mod state;

@@ -1,1 +1,6 @@
-//! Pure functions of predictions and labels.
+//! Pure functions of predictions and labels: what the tables hold. `docs/definitions.md` has every formula with its pitfalls.
+
+pub mod accuracy;
+pub mod interval;
+pub mod polygon;
+pub mod recovery;

@@ -1,1 +1,7 @@
-//! Results as CSV tables.
+//! Results as tables: the paper's layout for readers, one tidy file with provenance for everything else.
+
+pub mod csv;
+pub mod record;
+pub mod tables;
+
+pub use record::{ClassRecord, Provenance, Record};

@@ -1,0 +1,279 @@
+//! From an audit's outcome to files and a summary.
+
+use std::path::Path;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::attack::AttackSettings;
+use crate::error::{Error, Result};
+use crate::graph::Model;
+use crate::harness::audit::{self, Audit, Outcome, VariantOutcome};
+use crate::metrics::{accuracy, interval, polygon, recovery};
+use crate::onnx;
+use crate::report::{ClassRecord, Provenance, Record, csv, tables};
+use crate::tensor::{Device, device_name, threads};
+
+/// The libtorch release that the bindings are made for.
+const LIBTORCH: &str = "2.11.0";
+
+/// What the tables call things.
+pub struct Described<'a> {
+    /// The data set.
+    pub dataset: &'a str,
+    /// The audited model's backbone.
+    pub backbone: &'a str,
+    /// The unlearning method.
+    pub method: &'a str,
+    /// Where the audit ran.
+    pub device: Device,
+}
+
+/// The headline of an audit: what `--json` prints. Accuracies are top-1 in percent, empty without labels.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// See [`Record::acc_u`].
+    pub acc_u: Option<f64>,
+    /// See [`Record::acc_a_last`].
+    pub acc_a_last: Option<f64>,
+    /// See [`Record::acc_a_best`].
+    pub acc_a_best: Option<f64>,
+    /// See [`Record::acc_u_after`].
+    pub acc_u_after: Option<f64>,
+    /// See [`Record::r_i`].
+    pub r_i: Option<f64>,
+    /// See [`Record::r_r`].
+    pub r_r: Option<f64>,
+    /// See [`Record::a_r`].
+    pub a_r: Option<f64>,
+    /// See [`Record::a_r_geometric`].
+    pub a_r_geometric: Option<f64>,
+    /// See [`Record::excess`].
+    pub excess: Option<f64>,
+    /// See [`Record::agreement_rate`].
+    pub agreement_rate: f64,
+    /// Iterations of stage 2.
+    pub iterations: usize,
+    /// Why it ended.
+    pub stop_reason: String,
+    /// Stage 1's accuracy on held-out probing images, percent.
+    pub probe_holdout_accuracy: Option<f64>,
+    /// Largest singular value of any weight matrix of the attack model after stage 1.
+    pub largest_spectral_norm: Option<f64>,
+    /// Forget images that are in the probing set as well.
+    pub shared_images: usize,
+    /// Every setting of the attack.
+    pub settings: AttackSettings,
+    /// Where the numbers come from.
+    pub provenance: Provenance,
+    /// Every variant that was run.
+    pub records: Vec<Record>,
+    /// Seconds of wall-clock time.
+    pub seconds: f64,
+}
+
+/// Writes all results of an audit and gives its headline.
+///
+/// # Errors
+/// Unexpected, when the folder is not writable or the disk is full.
+pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f64) -> Result<Summary> {
+    let provenance = provenance(audit, described.device)?;
+    let records: Vec<Record> = outcome.variants.iter().map(|v| record(audit, v, described, &provenance)).collect();
+    let (Some(main), Some(headline)) = (outcome.variants.last(), records.last()) else {
+        return Err(Error::usage("no variant of the attack was run"));
+    };
+    write_predictions(audit, main)?;
+    write_iterations(audit.results, outcome)?;
+    export(&main.attack, audit, &provenance, "recovered.onnx")?;
+    export(&main.unlearned, audit, &provenance, "unlearned_after.onnx")?;
+    let summary = Summary {
+        acc_u: headline.acc_u,
+        acc_a_last: headline.acc_a_last,
+        acc_a_best: headline.acc_a_best,
+        acc_u_after: headline.acc_u_after,
+        r_i: headline.r_i,
+        r_r: headline.r_r,
+        a_r: headline.a_r,
+        a_r_geometric: headline.a_r_geometric,
+        excess: None,
+        agreement_rate: headline.agreement_rate,
+        iterations: headline.iterations,
+        stop_reason: headline.stop_reason.clone(),
+        probe_holdout_accuracy: outcome.holdout_accuracy,
+        largest_spectral_norm: outcome.largest_spectral_norm,
+        shared_images: outcome.shared_images,
+        settings: audit.settings.clone(),
+        provenance,
+        records,
+        seconds,
+    };
+    finish(audit.results, &summary)?;
+    Ok(summary)
+}
+
+/// Takes the control's result into account: what the control reaches as well is no leak of the audited model.
+///
+/// # Errors
+/// As [`write()`].
+pub fn add_control(results: &Path, summary: &mut Summary, control: &Summary) -> Result<()> {
+    for record in &mut summary.records {
+        let other = control.records.iter().find(|r| r.variant == record.variant).and_then(|r| r.acc_a_last);
+        record.excess = record.acc_a_last.zip(other).map(|(a, control)| recovery::excess(a, control));
+    }
+    summary.excess = summary.records.last().and_then(|r| r.excess);
+    finish(results, summary)
+}
+
+/// Tables and `run.json`, which may be written again when a control is added.
+fn finish(results: &Path, summary: &Summary) -> Result<()> {
+    tables::write_all(results, &summary.records)?;
+    let json = serde_json::to_vec_pretty(summary).map_err(Error::unexpected)?;
+    csv::write_bytes(&results.join("run.json"), &json)
+}
+
+fn provenance(audit: &Audit, device: Device) -> Result<Provenance> {
+    let settings = serde_json::to_vec(audit.settings).map_err(Error::unexpected)?;
+    Ok(Provenance {
+        seed: audit.settings.seed,
+        settings_sha256: format!("{:x}", Sha256::digest(&settings)),
+        model_sha256: audit.model.sha256().to_string(),
+        forget_sha256: audit.forget.sha256.clone(),
+        probe_sha256: audit.probe.sha256.clone(),
+        device: device_name(device),
+        threads: threads(),
+        cmira: env!("CARGO_PKG_VERSION").to_string(),
+        libtorch: LIBTORCH.to_string(),
+    })
+}
+
+fn record(audit: &Audit, variant: &VariantOutcome, described: &Described, provenance: &Provenance) -> Record {
+    let truth = &audit.forget.labels;
+    let course = &variant.course;
+    let percent = |classes: &[i64]| accuracy::top1(classes, truth).map(accuracy::Tally::percent);
+    let (acc_u, acc_a) = (percent(&course.before.classes), percent(&course.attack.classes));
+    let by_u = accuracy::by_class(&course.before.classes, truth);
+    let by_a = accuracy::by_class(&course.attack.classes, truth);
+    let radii = |tallies: &[(i64, accuracy::Tally)]| tallies.iter().map(|(_, t)| t.percent()).collect::<Vec<f64>>();
+    let (radii_u, radii_a) = (radii(&by_u), radii(&by_a));
+    let right = |classes: &[i64]| -> Vec<bool> { classes.iter().zip(truth).filter_map(|(c, t)| t.map(|t| t == *c)).collect() };
+    let bounds = interval::paired_difference(&right(&course.before.classes), &right(&course.attack.classes));
+    let best = course.iterations.iter().filter_map(|line| line.acc_a).fold(None, |best: Option<f64>, a| Some(best.map_or(a, |b| b.max(a))));
+    Record {
+        dataset: described.dataset.to_string(),
+        backbone: described.backbone.to_string(),
+        method: described.method.to_string(),
+        variant: variant.variant.name().to_string(),
+        n_forget: audit.forget.len(),
+        n_probe: audit.probe.len(),
+        acc_u,
+        acc_a_last: acc_a,
+        acc_a_best: best,
+        acc_u_after: percent(&course.unlearned.classes),
+        r_i: acc_u.zip(acc_a).map(|(u, a)| recovery::improvement(u, a)),
+        r_r: acc_u.zip(acc_a).and_then(|(u, a)| recovery::rate(u, a)),
+        a_r: polygon::area_recovery(&radii_u, &radii_a),
+        a_r_geometric: polygon::area_recovery_geometric(&radii_u, &radii_a),
+        r_i_low: bounds.map(|b| b.0),
+        r_i_high: bounds.map(|b| b.1),
+        excess: None,
+        agreement_rate: course.iterations.last().map_or(0.0, |line| line.agreement_rate),
+        iterations: course.iterations.len().saturating_sub(1),
+        stop_reason: variant.stop.to_string(),
+        classes: by_u
+            .iter()
+            .zip(&by_a)
+            .map(|((class, u), (_, a))| ClassRecord {
+                class: class_name(audit, *class),
+                images: u.total,
+                acc_u: u.percent(),
+                acc_a: a.percent(),
+                r_i: a.percent() - u.percent(),
+            })
+            .collect(),
+        provenance: provenance.clone(),
+    }
+}
+
+fn class_name(audit: &Audit, class: i64) -> String {
+    let name = usize::try_from(class).ok().and_then(|c| audit.probe.classes.get(c));
+    name.cloned().unwrap_or_else(|| class.to_string())
+}
+
+fn write_predictions(audit: &Audit, variant: &VariantOutcome) -> Result<()> {
+    let header = ["image", "unlearned_label", "unlearned_confidence", "recovered_label", "recovered_confidence", "truth"];
+    let lines = audit::image_predictions(audit.forget, &variant.course.before, &variant.course.attack);
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| {
+            vec![
+                csv::text(line.image),
+                csv::text(&class_name(audit, line.unlearned)),
+                line.unlearned_confidence.to_string(),
+                csv::text(&class_name(audit, line.recovered)),
+                line.recovered_confidence.to_string(),
+                line.truth.map_or_else(String::new, |t| csv::text(&class_name(audit, t))),
+            ]
+        })
+        .collect();
+    csv::write(&audit.results.join("predictions.csv"), &header, &rows)
+}
+
+fn write_iterations(results: &Path, outcome: &Outcome) -> Result<()> {
+    let header =
+        ["variant", "iteration", "acc_a", "acc_u", "agreement_rate", "agreement", "from_unlearned", "from_attack", "loss_a", "loss_u"];
+    let rows: Vec<Vec<String>> = outcome
+        .variants
+        .iter()
+        .flat_map(|variant| variant.course.iterations.iter().map(|line| (variant.variant, line)))
+        .map(|(variant, line)| {
+            let mut row = vec![variant.name().to_string(), line.iteration.to_string()];
+            row.extend([line.acc_a, line.acc_u, Some(line.agreement_rate)].map(csv::number));
+            row.extend([line.agreement, line.from_unlearned, line.from_attack].map(|n| n.to_string()));
+            row.extend([line.loss_a, line.loss_u].map(csv::number));
+            row
+        })
+        .collect();
+    csv::write(&results.join("iterations.csv"), &header, &rows)
+}
+
+/// Writes a model with a note of how it came about.
+fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> Result<()> {
+    let mut proto = model.to_onnx()?;
+    let note = |key: &str, value: &str| onnx::proto::StringStringEntryProto { key: key.into(), value: value.into(), ..Default::default() };
+    proto.metadata_props.retain(|p| !p.key.starts_with("cmira."));
+    proto.metadata_props.push(note("cmira.version", &provenance.cmira));
+    proto.metadata_props.push(note("cmira.audited_model_sha256", &provenance.model_sha256));
+    proto.metadata_props.push(note("cmira.settings_sha256", &provenance.settings_sha256));
+    onnx::write::save(&proto, &audit.results.join(name))
+}
+
+/// The recovery table and the list of files, for a terminal of 100 columns.
+pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
+    use std::fmt::Write;
+    let percent = |value: Option<f64>| value.map_or_else(|| "-".to_string(), |v| format!("{v:.2}"));
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let mut line = |text: String| drop(writeln!(out, "{text}"));
+    line(format!("{:<8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8}", "variant", "Acc_U", "Acc_A", "R_I", "R_R", "A_R", "excess", "Acc_U then", "agree"));
+    for r in &summary.records {
+        let cells = [r.acc_u, r.acc_a_last, r.r_i, r.r_r, r.a_r, r.excess].map(|v| format!("{:>8}", percent(v))).join(" ");
+        line(format!("{:<8} {cells} {:>10} {:>8.2}", r.variant, percent(r.acc_u_after), 100.0 * r.agreement_rate));
+    }
+    if let Some(r) = summary.records.last() {
+        for class in &r.classes {
+            line(format!("  {:<24} {:>4} images  Acc_U {:>6.2}  Acc_A {:>6.2}  R_I {:>+7.2}", class.class, class.images, class.acc_u, class.acc_a, class.r_i));
+        }
+        if let (Some(low), Some(high)) = (r.r_i_low, r.r_i_high) {
+            line(format!("R_I is between {low:+.2} and {high:+.2} points (95 %, over {} images)", r.n_forget));
+        }
+    }
+    if summary.acc_u.is_none() {
+        line("the forget images have no labels: accuracies stay empty; predictions.csv holds what was recovered".to_string());
+    }
+    let last = outcome.variants.last();
+    line(format!("ended after {} iterations ({}) in {:.0} s", summary.iterations, last.map_or(String::new(), |v| v.stop.to_string()), summary.seconds));
+    line(format!("written to {}: table1.csv table2.csv table3.csv results.csv predictions.csv iterations.csv", results.display()));
+    line("run.json recovered.onnx unlearned_after.onnx".to_string());
+    out
+}
+

@@ -1,0 +1,98 @@
+//! One row of results: one model attacked by one variant.
+
+use serde::{Deserialize, Serialize};
+
+/// Accuracies of one forgetting class, percent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassRecord {
+    /// The class's name.
+    pub class: String,
+    /// Forget images of this class.
+    pub images: usize,
+    /// The unlearned model's accuracy before the attack.
+    pub acc_u: f64,
+    /// The attack model's accuracy at the end.
+    pub acc_a: f64,
+    /// `acc_a - acc_u`, in points.
+    pub r_i: f64,
+}
+
+/// Where a number comes from. Nothing here depends on the clock, so that equal runs give equal files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The seed of everything random.
+    pub seed: u64,
+    /// SHA-256 of all settings of the attack.
+    pub settings_sha256: String,
+    /// SHA-256 of the audited file.
+    pub model_sha256: String,
+    /// SHA-256 of the forget set: pixels, labels and names.
+    pub forget_sha256: String,
+    /// SHA-256 of the probing set.
+    pub probe_sha256: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads of one libtorch operation.
+    pub threads: usize,
+    /// This program's version.
+    pub cmira: String,
+    /// The libtorch version that it was built for.
+    pub libtorch: String,
+}
+
+/// One model attacked by one variant. Accuracies are top-1 in percent over the forget set; they are empty where its labels are unknown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The data set's name.
+    pub dataset: String,
+    /// The audited model's backbone.
+    pub backbone: String,
+    /// The unlearning method: RT, FT, FF, GA, IU, WP, or a name of the user's.
+    pub method: String,
+    /// `P`, `P+U` or `P+U+A`.
+    pub variant: String,
+    /// Forget images.
+    pub n_forget: usize,
+    /// Probing images.
+    pub n_probe: usize,
+    /// The unlearned model before the attack.
+    pub acc_u: Option<f64>,
+    /// The attack model at the end.
+    pub acc_a_last: Option<f64>,
+    /// The attack model's best iteration, known only to who has the labels.
+    pub acc_a_best: Option<f64>,
+    /// The unlearned model at the end: it recovers, too.
+    pub acc_u_after: Option<f64>,
+    /// `acc_a_last - acc_u`, in points.
+    pub r_i: Option<f64>,
+    /// `100 r_i / acc_u`, percent.
+    pub r_r: Option<f64>,
+    /// Growth of the paper's polygon, percent.
+    pub a_r: Option<f64>,
+    /// Growth of the polygon with one spoke a class, percent.
+    pub a_r_geometric: Option<f64>,
+    /// Bounds of the 95 % interval of `r_i`, in points.
+    pub r_i_low: Option<f64>,
+    /// See `r_i_low`.
+    pub r_i_high: Option<f64>,
+    /// `acc_a_last` minus the control's, in points; empty without a control.
+    pub excess: Option<f64>,
+    /// Share of forget images on which both models agree at the end, `0..=1`.
+    pub agreement_rate: f64,
+    /// Iterations of stage 2.
+    pub iterations: usize,
+    /// Why it ended: `patience`, `iterations` or `no_mutual_stage`.
+    pub stop_reason: String,
+    /// By forgetting class, in class order.
+    pub classes: Vec<ClassRecord>,
+    /// Where the numbers come from.
+    pub provenance: Provenance,
+}
+
+/// The paper's methods in the order of its Table 1.
+pub const METHODS: [&str; 6] = ["RT", "FT", "FF", "GA", "IU", "WP"];
+
+/// Where a method stands in a table: the paper's first, in its order, then others by name.
+pub fn method_rank(method: &str) -> (usize, &str) {
+    (METHODS.iter().position(|m| *m == method).unwrap_or(METHODS.len()), method)
+}
