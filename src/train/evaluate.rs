@@ -1,0 +1,58 @@
+//! What a network makes of images: logits, predictions, accuracy.
+
+use super::network::Network;
+use super::samples::{Images, Samples};
+use crate::error::{Error, Result};
+use crate::graph::Mode;
+use crate::tensor::{Kind, Tensor, no_grad};
+
+/// Logits `[N, K]` of all images in order, in [`Mode::Eval`] and without gradients, computed `batch_size` at a time (0 counts
+/// as 1).
+///
+/// # Errors
+/// Data, when there is no image.
+pub fn logits(network: &dyn Network, images: &dyn Images, batch_size: usize) -> Result<Tensor> {
+    let _guard = no_grad();
+    let all = positions(images)?;
+    let batches = all.f_split(i64::try_from(batch_size.max(1)).unwrap_or(i64::MAX), 0)?;
+    let rows = batches.iter().map(|batch| network.forward(&images.images(batch)?, Mode::Eval));
+    Ok(Tensor::f_cat(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+/// The class that each image is taken for, and how surely.
+#[derive(Debug)]
+pub struct Predictions {
+    /// Class indices, int64 `[N]`.
+    pub classes: Tensor,
+    /// The softmax probability of that class, float `[N]`, from 1 / K to 1.
+    pub confidences: Tensor,
+}
+
+/// The most likely class of each row of logits `[N, K]`.
+///
+/// # Errors
+/// Unexpected, when `logits` has another shape.
+pub fn predictions(logits: &Tensor) -> Result<Predictions> {
+    let (confidences, classes) = logits.f_detach()?.f_softmax(1, Kind::Float)?.f_max_dim(1, false)?;
+    Ok(Predictions { classes, confidences })
+}
+
+/// Top-1 accuracy in percent, from 0 to 100; of soft targets the most likely class counts.
+///
+/// # Errors
+/// Data, when there is no image.
+pub fn accuracy(network: &dyn Network, samples: &dyn Samples, batch_size: usize) -> Result<f64> {
+    let predicted = predictions(&logits(network, samples, batch_size)?)?.classes;
+    let labels = samples.targets(&positions(samples)?)?.labels()?.f_to_device(predicted.device())?;
+    let right = predicted.f_eq_tensor(&labels)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+    Ok(100.0 * right as f64 / samples.len() as f64)
+}
+
+/// 0 to N - 1, where the images want it.
+fn positions(images: &dyn Images) -> Result<Tensor> {
+    if images.is_empty() {
+        return Err(Error::data("there is no image to look at"));
+    }
+    let count = i64::try_from(images.len()).map_err(Error::data)?;
+    Ok(Tensor::f_arange(count, (Kind::Int64, images.device()))?)
+}
