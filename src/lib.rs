@@ -6,13 +6,13 @@
 //!
 //! `error, tensor -> onnx -> graph -> nets | data -> check | train -> unlearn | attack -> metrics -> report -> harness -> cli`
 
-//pub mod attack;
+pub mod attack;
 pub mod check;
-//pub mod cli;
+pub mod cli;
 pub mod data;
 pub mod error;
 pub mod graph;
-//pub mod harness;
+pub mod harness;
 pub mod metrics;
 pub mod nets;
 pub mod onnx;

@@ -5,29 +5,26 @@ use crate::attack::sets::{Predictions, Sets};
 use crate::attack::settings::{AttackSettings, Variant};
 use crate::attack::spectral::SpectralNorm;
 use crate::attack::stopping::{StopReason, StopRule, Stopper};
-use crate::data::augment::Augment;
-use crate::data::batches::Batches;
+use crate::data::{Augment, Batches};
 use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::nets::{self, InputShape};
-use crate::tensor::{Device, Kind, Tensor, no_grad, seed_libtorch, to_f32s, to_i64s};
+use crate::tensor::{Device, Kind, Tensor, derive_seed, no_grad, to_f32s, to_i64s};
 use crate::train::{self, Control, Event, TrainSettings};
 
 /// What the attack may see: images of both sets, and labels of the probing set only.
 pub struct Evidence<'a> {
     /// Images of the probing set, then of the forget set, resident on the models' device.
     pub images: &'a Batches,
-    /// Labels of the probing set, in `0..K`; the images behind them are the forget set `X_f`.
+    /// Images of the forget set `X_f` alone.
+    pub forget: &'a Batches,
+    /// Labels of the probing set, in `0..K`.
     pub probe_labels: &'a [i64],
 }
 
 impl Evidence<'_> {
     fn probe_count(&self) -> usize {
         self.probe_labels.len()
-    }
-
-    fn forget_count(&self) -> usize {
-        self.images.len().saturating_sub(self.probe_labels.len())
     }
 }
 
@@ -123,14 +120,14 @@ pub fn pretrain(attack: &Model, evidence: &Evidence, rows: &[i64], settings: &At
         .collect::<Option<_>>()
         .ok_or_else(|| Error::unexpected("a probing image has no label"))?;
     let labels = one_hot(&labels, attack.classes())?.f_to_device(attack.device())?;
-    let samples = Mixture::new(evidence.images, rows, labels, 0.0, augment(&settings.pretrain))?;
-    let plan = TrainSettings { seed: settings.seed, ..settings.pretrain.clone() };
+    let samples = Mixture::new(evidence.images, rows, labels, 0.0, augment(settings))?;
+    let plan = TrainSettings { seed: derive_seed(settings.seed, "pretrain", 0), ..settings.pretrain.clone() };
     train::fit(attack, &samples, &plan, control)?;
     Ok(())
 }
 
-fn augment(settings: &TrainSettings) -> Option<Augment> {
-    settings.augment
+fn augment(settings: &AttackSettings) -> Augment {
+    if settings.augment { Augment::default() } else { Augment::NONE }
 }
 
 /// Both models' predictions on the forget set, softmax probabilities `[n, K]` on the models' device included.
@@ -149,7 +146,7 @@ pub fn predict_forget(model: &Model, evidence: &Evidence) -> Result<Predictions>
 
 fn snapshot(model: &Model, evidence: &Evidence) -> Result<Snapshot> {
     let _guard = no_grad();
-    let logits = train::evaluate::logits(model, evidence.images, evidence.probe_count(), evidence.forget_count(), EVALUATION_BATCH)?;
+    let logits = train::evaluate::logits(model, evidence.forget, EVALUATION_BATCH)?;
     let probabilities = logits.f_softmax(-1, Kind::Float)?;
     let (confidences, classes) = probabilities.f_max_dim(-1, false)?;
     Ok(Snapshot { predictions: Predictions { classes: to_i64s(&classes)?, confidences: to_f32s(&confidences)? }, probabilities })
@@ -262,8 +259,8 @@ fn iterate(
     iteration: usize,
     hooks: &mut Hooks,
 ) -> Result<Iteration> {
-    // Dropout is the only thing that draws from libtorch's own generator.
-    seed_libtorch(settings.seed.wrapping_add(iteration as u64));
+    // An attack that is resumed here goes on as one that was not interrupted.
+    attack.reset_parametrization();
     let (a, u) = (snapshot(attack, evidence)?, snapshot(unlearned, evidence)?);
     let sets = Sets::of(&u.predictions, &a.predictions, settings.selection())?;
     let taught = Lesson { evidence, settings, sets: &sets, agreed: &u.predictions.classes, iteration };
@@ -317,15 +314,15 @@ impl Lesson<'_> {
             labels = Tensor::f_cat(&[labels, soft], 0)?;
         }
         let plan = &self.settings.mutual;
-        let samples = Mixture::new(self.evidence.images, &rows, labels, self.settings.mixup_alpha, augment(plan))?;
+        let samples = Mixture::new(self.evidence.images, &rows, labels, self.settings.mixup_alpha, augment(self.settings))?;
         // Every iteration and model draws an order of its own.
-        let seed = crate::tensor::derive_seed(self.settings.seed, &format!("mutual {name}"), self.iteration as u64);
+        let seed = derive_seed(self.settings.seed, &format!("mutual {name}"), self.iteration as u64);
         let plan = TrainSettings { seed, ..plan.clone() };
         let iteration = self.iteration;
         let report = &mut hooks.report;
         let mut forward = |event: &Event| report(&Progress::Training { model: name, iteration, event });
-        let mut control = Control::new(hooks.stop, &mut forward);
+        let mut control = Control { on_event: Some(&mut forward), stop: Some(hooks.stop), checkpoint: None };
         let history = train::fit(student, &samples, &plan, &mut control)?;
-        history.last_loss().ok_or_else(|| Error::usage("mutual.epochs is 0: nothing would be taught"))
+        history.epochs.last().map(|e| e.loss).ok_or_else(|| Error::usage("mutual.epochs is 0: nothing would be taught"))
     }
 }

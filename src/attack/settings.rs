@@ -6,7 +6,7 @@ use crate::attack::sets::Selection;
 use crate::attack::stopping::StopRule;
 use crate::error::{Error, Result};
 use crate::nets::Backbone;
-use crate::train::TrainSettings;
+use crate::train::{Schedule, TrainSettings};
 
 /// How far the attack goes: the paper's ablation (Tables 3, A4, A5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub struct AttackSettings {
     pub pretrain: TrainSettings,
     /// Stage 2: training of either model within one iteration. The paper: 10 epochs at learning rate 0.001.
     pub mutual: TrainSettings,
+    /// Whether training images are cropped at random and mirrored, in both stages. Not printed in the paper.
+    pub augment: bool,
     /// The greatest number of iterations of stage 2. The paper: 200.
     pub iterations: usize,
     /// Stage 2 ends when the watched figure has not improved for this many iterations. The paper: 7.
@@ -78,6 +80,7 @@ pub struct AttackSettings {
 impl Default for AttackSettings {
     fn default() -> Self {
         let common = TrainSettings { momentum: 0.9, weight_decay: 5e-4, batch_size: 128, ..TrainSettings::default() };
+        let constant = Schedule::Constant {};
         AttackSettings {
             seed: 0,
             backbone: Backbone::Resnet18,
@@ -85,8 +88,9 @@ impl Default for AttackSettings {
             logit_scale: 20.0,
             spectral_norm: true,
             probe_holdout: 0.0,
-            pretrain: TrainSettings { epochs: 200, lr: 0.01, ..common.clone() },
-            mutual: TrainSettings { epochs: 10, lr: 0.001, ..common },
+            pretrain: TrainSettings { epochs: 200, learning_rate: 0.01, ..common.clone() },
+            mutual: TrainSettings { epochs: 10, learning_rate: 0.001, schedule: constant, ..common },
+            augment: true,
             iterations: 200,
             patience: 7,
             stop: StopRule::Agreement,
@@ -120,6 +124,8 @@ impl AttackSettings {
         if !(self.logit_scale > 0.0 && self.logit_scale.is_finite()) {
             return Err(Error::usage(format!("logit_scale is {}, which is not a positive number", self.logit_scale)));
         }
+        self.pretrain.check().map_err(|e| e.at("pretrain"))?;
+        self.mutual.check().map_err(|e| e.at("mutual"))?;
         if self.head_width == 0 || self.patience == 0 {
             return Err(Error::usage("head_width and patience must be at least 1"));
         }

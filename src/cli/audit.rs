@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
 use crate::cli::common::{self, Compute, Expected};
 use crate::cli::progress::Bar;
-use crate::data::adapter::Adapter;
+use crate::data::Adapter;
 use crate::error::{Error, Place, Result};
 use crate::graph::{ImportOptions, Model};
 use crate::harness::audit::{self, Audit, Outcome};
@@ -93,9 +93,9 @@ pub fn run(args: &Args) -> Result<()> {
         reporter.note(&format!("{}: {repair}", model_path.display()));
     }
     let expected = expected(&model, &adapter, args.resize);
-    let probe = common::images(probe_path, &expected, Some(args.out.join("state/probe.cache")), &reporter)?;
+    let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let with_classes = Expected { size: Some((probe.height(), probe.width())), classes: Some(probe.classes.clone()), ..expected };
-    let forget = common::images(forget_path, &with_classes, Some(args.out.join("state/forget.cache")), &reporter)?;
+    let forget = common::images(forget_path, &with_classes, Some(args.out.join("state/cache")), &reporter)?;
     let variants: &[Variant] = if args.ablation { &Variant::ALL } else { &[Variant::PUA] };
     let described = Described { dataset: &args.dataset, backbone: &args.model_name, method: &args.method, device };
     let one = |model: &Model, out: &Path, what: &str| -> Result<Finished> {
@@ -130,7 +130,7 @@ struct Finished {
 
 fn open(path: &Path, adapter: &Adapter, device: Device) -> Result<Model> {
     let file = onnx::read(path, &Limits::default())?;
-    Model::import(file, &ImportOptions { image: adapter.image_shape() }, device)
+    Model::import(file, &ImportOptions { image: adapter.input.image_shape() }, device)
 }
 
 fn settings(args: &Args) -> Result<AttackSettings> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::check::{self, Check};
 use crate::cli::common::{self, Compute, Expected};
-use crate::data::batches::Batches;
+use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{ImportOptions, TensorInfo};
 use crate::tensor::Device;
@@ -34,18 +34,18 @@ const MOST_IMAGES: usize = 200;
 pub fn run(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let options = ImportOptions { image: adapter.image_shape() };
+    let options = ImportOptions { image: adapter.input.image_shape() };
     let reporter = args.compute.reporter();
     let images = match &args.images {
         None => None,
         Some(folder) => {
-            let shape = adapter.image_shape();
+            let shape = adapter.input.image_shape();
             let size = shape.and_then(|[_, h, w]| Some((usize::try_from(h).ok()?, usize::try_from(w).ok()?)));
             let channels = shape.map_or(3, |[c, _, _]| usize::try_from(c).unwrap_or(3));
             let expected = Expected { size, channels, classes: None, resize: false };
             let set = common::images(folder, &expected, None, &reporter)?;
             let batches = Batches::new(&set, &adapter, Device::Cpu)?;
-            Some(batches.range(0, set.len().min(MOST_IMAGES))?)
+            Some(batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?)
         }
     };
     let outcome = check::check(&args.model, &options, images.as_ref(), device)?;

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::progress::Reporter;
-use crate::data::adapter::Adapter;
-use crate::data::readers::folder::{FolderOptions, read_folder};
-use crate::data::store::ImageSet;
+use crate::data::{Adapter, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, DeviceChoice, set_threads};
 
@@ -83,7 +81,7 @@ pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter
         ..FolderOptions::default()
     };
     let bar = reporter.bar(&format!("reading {}", root.display()));
-    let set = read_folder(root, &options, &|progress| bar.set(progress.done as u64, progress.total as u64))?;
+    let set = read_folder(root, &options, &mut |progress| bar.set(progress.done as u64, progress.total as u64))?;
     bar.finish();
     for problem in set.problems.iter().take(20) {
         reporter.warn(&format!("{}: {}", problem.path.display(), problem.reason));
@@ -94,15 +92,4 @@ pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter
         n => reporter.warn(&format!("{}: {n} files were left out", root.display())),
     }
     Ok(set)
-}
-
-/// Writes text so that either the old or the new file is there, never half of one.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, &e))?;
-    file.persist(path).map_err(|e| Error::io(path, &e.error))?;
-    Ok(())
 }

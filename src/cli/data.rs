@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
             };
             let reporter = Reporter::new(*quiet);
             let bar = reporter.bar("drawing");
-            draw(out, &options, &|progress| bar.set(progress.done as u64, progress.total as u64))?;
+            draw(out, &options, &mut |progress| bar.set(progress.done as u64, progress.total as u64))?;
             bar.finish();
             let (train, test) = (classes * train_per_class, classes * test_per_class);
             reporter.note(&format!("{} now holds {train} training and {test} test images of {classes} classes", out.display()));

@@ -169,6 +169,12 @@ impl Adapter {
 }
 
 impl Input {
+    /// `[C, H, W]` of the images, if height and width are stated; 3 channels where none are.
+    pub fn image_shape(&self) -> Option<[i64; 3]> {
+        let number = |n: usize| i64::try_from(n).ok();
+        Some([number(self.channels.unwrap_or(3))?, number(self.height?)?, number(self.width?)?])
+    }
+
     /// Mean and std with exactly one number a channel.
     ///
     /// # Errors

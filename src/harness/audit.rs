@@ -9,17 +9,14 @@ use sha2::{Digest, Sha256};
 use crate::attack::cmira::{self, Evidence, Score};
 use crate::attack::sets::Predictions;
 use crate::attack::{AttackSettings, Course, Hooks, Progress, StopReason, StopRule, Variant};
-use crate::data::adapter::Adapter;
-use crate::data::batches::Batches;
-use crate::data::splits;
-use crate::data::store::ImageSet;
+use crate::data::{Adapter, Batches, ImageSet, splits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Model;
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
-use crate::tensor::{Device, no_grad};
-use crate::train::{self, Control};
+use crate::tensor::Device;
+use crate::train::{self, Checkpoint, Control};
 
 /// What is audited, with what.
 pub struct Audit<'a> {
@@ -79,7 +76,7 @@ pub fn admit(audit: &Audit) -> Result<()> {
         let error = Error::data(format!("the model tells {classes} classes apart and the probing set has {named}"));
         return Err(error.help("the probing set needs a folder for every class, or an adapter file with `classes:` in the model's order"));
     }
-    audit.probe.label_tensor().map_err(|e| e.help("every probing image needs a label"))?;
+    audit.probe.label_list().map_err(|e| e.help("every probing image needs a label"))?;
     if audit.forget.is_empty() {
         return Err(Error::data("there are no forget images"));
     }
@@ -98,11 +95,11 @@ pub fn admit(audit: &Audit) -> Result<()> {
 pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) -> Result<Outcome> {
     admit(audit)?;
     let store = Store::open(audit.results, &identity(audit)?)?;
-    let probe_labels: Vec<i64> = audit.probe.labels.iter().map(|l| l.unwrap_or(-1)).collect();
-    let images = audit.probe.concat(audit.forget)?;
-    let images = Batches::new(&images, audit.adapter, audit.device)?;
-    let evidence = Evidence { images: &images, probe_labels: &probe_labels };
-    let input = input_shape(audit.probe)?;
+    let probe_labels = audit.probe.label_list()?;
+    let images = Batches::new(&ImageSet::concat(&[audit.probe, audit.forget])?, audit.adapter, audit.device)?;
+    let forget = Batches::new(audit.forget, audit.adapter, audit.device)?;
+    let evidence = Evidence { images: &images, forget: &forget, probe_labels: &probe_labels };
+    let input = InputShape { channels: audit.probe.channels(), height: audit.probe.height(), width: audit.probe.width() };
     let truth = &audit.forget.labels;
     let score = |classes: &[i64]| accuracy::top1(classes, truth).map_or(f64::NAN, |a| a.percent());
     let score: Option<&Score> = if truth.iter().any(Option::is_some) { Some(&score) } else { None };
@@ -112,12 +109,13 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
     if !store.load_model("pretrained", &pretrained)? {
         let rows: Vec<i64> = train_rows.iter().map(|&r| i64::try_from(r).map_err(Error::unexpected)).collect::<Result<_>>()?;
         let mut forward = |event: &train::Event| report(&Progress::Training { model: "pretrain", iteration: 0, event });
-        let mut control = Control::new(stop, &mut forward).checkpoint(store.checkpoint("pretrained"));
+        let checkpoint = Checkpoint { path: store.checkpoint("pretrained"), every: 10, fingerprint: String::new() };
+        let mut control = Control { on_event: Some(&mut forward), stop: Some(stop), checkpoint: Some(checkpoint) };
         cmira::pretrain(&pretrained, &evidence, &rows, audit.settings, &mut control)?;
         store.save_model("pretrained", &pretrained)?;
     }
     pretrained.reset_parametrization();
-    let holdout_accuracy = holdout_accuracy(&pretrained, &images, &probe_labels, &held_out)?;
+    let holdout_accuracy = holdout_accuracy(&pretrained, audit, &probe_labels, &held_out)?;
     let largest_spectral_norm = if audit.settings.spectral_norm { Some(largest_norm(&pretrained)?) } else { None };
 
     let mut variants = Vec::new();
@@ -164,11 +162,6 @@ fn interrupted() -> Error {
     Error::interrupted("interrupted; the state is saved").help("run the same command again to go on")
 }
 
-fn input_shape(set: &ImageSet) -> Result<InputShape> {
-    let number = |n: usize| i64::try_from(n).map_err(Error::unexpected);
-    Ok(InputShape { channels: number(set.channels())?, height: number(set.height())?, width: number(set.width())? })
-}
-
 /// What makes two audits the same: resuming mixes nothing that differs in any of these.
 fn identity(audit: &Audit) -> Result<String> {
     let settings = serde_json::to_string(audit.settings).map_err(Error::unexpected)?;
@@ -181,14 +174,13 @@ fn identity(audit: &Audit) -> Result<String> {
     Ok(format!("{:x}\n", hash.finalize()))
 }
 
-fn holdout_accuracy(model: &Model, images: &Batches, labels: &[i64], rows: &[usize]) -> Result<Option<f64>> {
+fn holdout_accuracy(model: &Model, audit: &Audit, labels: &[i64], rows: &[usize]) -> Result<Option<f64>> {
     if rows.is_empty() {
         return Ok(None);
     }
-    let _guard = no_grad();
-    let logits = train::evaluate::logits(model, images, 0, labels.len(), 500)?;
-    let classes = crate::tensor::to_i64s(&logits.f_argmax(-1, false)?)?;
-    let predicted: Vec<i64> = rows.iter().map(|&r| classes[r]).collect();
+    let images = Batches::new(&audit.probe.subset(rows)?, audit.adapter, audit.device)?;
+    let logits = train::evaluate::logits(model, &images, 500)?;
+    let predicted = crate::tensor::to_i64s(&logits.f_argmax(-1, false)?)?;
     let truth: Vec<Option<i64>> = rows.iter().map(|&r| Some(labels[r])).collect();
     Ok(accuracy::top1(&predicted, &truth).map(|a| a.percent()))
 }

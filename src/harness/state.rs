@@ -8,7 +8,7 @@ use crate::attack::sets::Predictions;
 use crate::attack::{Course, Iteration};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Model, State};
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 
 /// The stored state of one audit: a folder inside its results.
 pub struct Store {
@@ -161,10 +161,18 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Copies on the host, written beside the file and moved into place.
 fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    crate::train::checkpoint::write_tensors(path, tensors)
+    let host = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?) };
+    let tensors: Vec<(String, Tensor)> = tensors.iter().map(|(n, t)| Ok((n.clone(), host(t)?))).collect::<Result<_>>()?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
+    Tensor::write_safetensors(&tensors, file.path()).at(|| path.display().to_string())?;
+    file.as_file().sync_all().map_err(|e| Error::io(path, &e))?;
+    file.persist(path).map_err(|e| Error::io(path, &e.error))?;
+    Ok(())
 }
 
 fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
-    crate::train::checkpoint::read_tensors(path)
+    Tensor::read_safetensors(path).map_err(|e| Error::data(e).at(path.display()).help("delete the results folder and start again"))
 }

@@ -27,14 +27,9 @@ pub trait Network {
     /// Data, when names or shapes differ.
     fn load_state(&self, state: &State) -> Result<()>;
 
-    /// Called after every optimiser step, without gradient recording: the place for a constraint on the parameters, such as
-    /// a bound on their spectral norms. Does nothing by default.
-    ///
-    /// # Errors
-    /// Whatever the constraint's computation gives.
-    fn after_step(&self) -> Result<()> {
-        Ok(())
-    }
+    /// Called before every epoch: forgets what earlier passes left beside the parameters, so that a training taken up again at an
+    /// epoch goes on as if never interrupted.
+    fn before_epoch(&self) {}
 }
 
 impl Network for Model {
@@ -52,5 +47,9 @@ impl Network for Model {
 
     fn load_state(&self, state: &State) -> Result<()> {
         Model::load_state(self, state)
+    }
+
+    fn before_epoch(&self) {
+        self.reset_parametrization();
     }
 }

@@ -99,6 +99,20 @@ pub trait Images {
     }
 }
 
+impl Images for crate::data::Batches {
+    fn len(&self) -> usize {
+        crate::data::Batches::len(self)
+    }
+
+    fn device(&self) -> Device {
+        crate::data::Batches::device(self)
+    }
+
+    fn images(&self, indices: &Tensor) -> Result<Tensor> {
+        self.batch(indices)
+    }
+}
+
 /// Images that a network can learn from.
 pub trait Samples: Images {
     /// The targets of the images at these positions, as they are.

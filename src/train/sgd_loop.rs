@@ -85,6 +85,7 @@ fn run_epoch(
     optimiser: &mut Sgd,
     control: &mut Control,
 ) -> Result<Option<EpochRecord>> {
+    network.before_epoch();
     let stream = u64::try_from(epoch).map_err(Error::unexpected)?;
     let mut chance = rng(settings.seed, "training: images", stream);
     // Dropout draws from libtorch's own generator.
@@ -110,10 +111,6 @@ fn run_epoch(
         learning_rate = settings.learning_rate * settings.schedule.factor(step, extent);
         let gradients = optimiser.gradients(&objective)?;
         optimiser.step(gradients, learning_rate)?;
-        {
-            let _guard = crate::tensor::no_grad();
-            network.after_step()?;
-        }
         let summand = loss.f_detach()?.f_to_kind(Kind::Double)?.f_mul_scalar(*size)?.f_to_device(total.device())?;
         total = total.f_add_(&summand)?;
         control.tell(&Event::Batch { epoch: epoch + 1, batch: index + 1, of: batches.len() });
