@@ -56,3 +56,41 @@ fn positions(images: &dyn Images) -> Result<Tensor> {
     let count = i64::try_from(images.len()).map_err(Error::data)?;
     Ok(Tensor::f_arange(count, (Kind::Int64, images.device()))?)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::tensor::{to_f32s, to_i64s};
+    use crate::train::testing::{Linear, four, noisy};
+
+    #[test]
+    fn predictions_are_arg_max_and_softmax() {
+        let logits = Tensor::f_from_slice(&[0.0f32, 3.0f32.ln(), 0.0, 0.0, -1.0, -1.0]).unwrap().f_reshape([2, 3]).unwrap();
+        let predictions = predictions(&logits).unwrap();
+        assert_eq!(to_i64s(&predictions.classes).unwrap(), [1, 0]);
+        let confidences = to_f32s(&predictions.confidences).unwrap();
+        // 3 / (1 + 3 + 1), and 1 / (1 + 2 / e).
+        assert!((confidences[0] - 0.6).abs() < 1e-6 && (confidences[1] - 0.576_117).abs() < 1e-6, "{confidences:?}");
+    }
+
+    #[test]
+    fn batch_size_does_not_change_logits() {
+        let (network, images) = (Linear::new(), noisy(7));
+        let whole = logits(&network, &images, 7).unwrap();
+        assert_eq!(whole.size(), [7, 2]);
+        assert!(!whole.requires_grad());
+        for batch_size in [0, 1, 3, 100] {
+            let difference = (&whole - logits(&network, &images, batch_size).unwrap()).abs().max();
+            assert!(to_f32s(&difference).unwrap()[0] < 1e-6);
+        }
+    }
+
+    #[test]
+    fn accuracy_is_in_percent() {
+        // Logits by hand: [0.7, -0.15], [-0.5, 0.25], [-0.1, 0.15], [-0.35, 0.2]; the labels are 0, 1, 1, 0.
+        assert_eq!(accuracy(&Linear::new(), &four(), 3).unwrap(), 75.0);
+        assert_eq!(accuracy(&Linear::new(), &noisy(0), 3).unwrap_err().kind(), ErrorKind::Data);
+    }
+}

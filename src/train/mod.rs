@@ -11,7 +11,11 @@ pub mod samples;
 pub mod schedule;
 pub mod settings;
 pub mod sgd_loop;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod testing;
 
+pub use checkpoint::Checkpoint;
 pub use control::{Control, EpochRecord, Event, History};
 pub use network::Network;
 pub use samples::{Images, Labelled, Samples, Targets};
