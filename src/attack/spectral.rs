@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::graph::{Mode, Param, Parametrization};
-use crate::tensor::{Kind, Tensor, no_grad, rng};
+use crate::tensor::{Device, Kind, Tensor, no_grad, rng};
 
 /// Rounds of power iteration before evaluation, at most. One round a training step keeps the vectors close already.
 const SETTLING_ROUNDS: usize = 500;
@@ -115,7 +115,7 @@ fn copies(vectors: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
 /// The largest singular value of a weight, by singular value decomposition: the independent check of the power iteration.
 pub fn measured_norm(weight: &Tensor) -> Result<f64> {
     let _guard = no_grad();
-    let values = as_matrix(weight)?.f_to_kind(Kind::Double)?.f_linalg_svdvals("")?;
+    let values = Tensor::f_linalg_svdvals(&as_matrix(weight)?.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?, "")?;
     Ok(values.f_max()?.f_double_value(&[])?)
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::progress::Reporter;
 use crate::data::{Adapter, FolderOptions, ImageSet, read_folder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{Device, DeviceChoice, set_threads};
 
 /// Where and how to compute.

@@ -3,18 +3,15 @@
 use std::path::PathBuf;
 
 use crate::cli::common::{self, Compute, Expected};
-use crate::data::adapter::Adapter;
-use crate::data::augment::Augment;
-use crate::data::batches::Batches;
-use crate::data::splits;
-use crate::data::store::ImageSet;
-use crate::error::{Error, ErrorKind, Result};
+use crate::data::{Adapter, Augment, Batches, ImageSet, splits};
+use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::metrics::accuracy;
 use crate::nets::{self, Backbone, InputShape};
 use crate::onnx;
 use crate::tensor::{Device, no_grad, to_i64s};
-use crate::train::samples::Labelled;
+use crate::train::checkpoint::Checkpoint;
+use crate::train::samples::resident;
 use crate::train::{self, Control, Schedule, TrainSettings};
 
 #[derive(Debug, clap::Args)]
@@ -26,9 +23,6 @@ pub struct Args {
     /// Labelled images to score on after training.
     #[arg(long, value_name = "DIR")]
     test: Option<PathBuf>,
-    /// Train on the images of this index file only (see `cmira unlearn`).
-    #[arg(long, value_name = "CSV")]
-    only: Option<PathBuf>,
     /// Images of each class to use, chosen by the seed; all by default.
     #[arg(long, value_name = "N")]
     per_class: Option<usize>,
@@ -77,16 +71,20 @@ pub struct Hyper {
 }
 
 impl Hyper {
+    /// What chance does to training images.
+    pub fn augmentation(&self) -> Augment {
+        if self.augment { Augment::default() } else { Augment::NONE }
+    }
+
     /// The settings of the loop.
     pub fn settings(&self) -> TrainSettings {
         TrainSettings {
             epochs: self.epochs,
             batch_size: self.batch_size,
-            lr: self.lr,
+            learning_rate: self.lr,
             momentum: self.momentum,
             weight_decay: self.weight_decay,
-            schedule: if self.constant_lr { Schedule::Constant } else { Schedule::Cosine },
-            augment: self.augment.then(Augment::default),
+            schedule: if self.constant_lr { Schedule::Constant {} } else { Schedule::Cosine { floor: 0.0 } },
             seed: self.seed,
             ..TrainSettings::default()
         }
@@ -100,17 +98,13 @@ pub fn run(args: &Args) -> Result<()> {
     let channels = adapter.input.channels.unwrap_or(3);
     let expected = Expected { size: None, channels, classes: adapter.classes.clone(), resize: false };
     let mut set = common::images(&args.data, &expected, None, &reporter)?;
-    if let Some(file) = &args.only {
-        set = set.subset(&splits::read_index(file, &set)?)?;
-    }
     if let Some(count) = args.per_class {
-        set = set.subset(&splits::per_class_subset(&labels(&set)?, count, args.hyper.seed)?)?;
+        set = set.subset(&splits::per_class_subset(&set.label_list()?, count, args.hyper.seed)?)?;
     }
-    let number = |n: usize| i64::try_from(n).map_err(Error::unexpected);
-    let input = InputShape { channels: number(set.channels())?, height: number(set.height())?, width: number(set.width())? };
+    let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
     let proto = nets::classifier(args.backbone, input, set.classes.len(), args.hyper.seed)?;
     let model = Model::from_proto("new model", proto, device)?;
-    fit(&model, &set, &adapter, &args.hyper.settings(), &args.out, &args.compute)?;
+    fit(&model, &set, &adapter, &args.hyper, &args.out, &args.compute)?;
     let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);
     reporter.note(&format!("accuracy on the training images: {:.2} %", accuracy_on(&set)?));
     if let Some(folder) = &args.test {
@@ -124,9 +118,9 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Trains with a bar, a checkpoint beside `out` and Ctrl-C.
-pub fn fit(model: &Model, set: &ImageSet, adapter: &Adapter, settings: &TrainSettings, out: &std::path::Path, compute: &Compute) -> Result<()> {
+pub fn fit(model: &Model, set: &ImageSet, adapter: &Adapter, hyper: &Hyper, out: &std::path::Path, compute: &Compute) -> Result<()> {
     let batches = Batches::new(set, adapter, model.device())?;
-    let samples = Labelled::new(&batches, &labels(set)?, settings.augment)?;
+    let samples = resident(&batches, &set.label_list()?, model.classes(), hyper.augmentation())?;
     let bar = compute.reporter().bar("training");
     let mut show = |event: &train::Event| {
         if let train::Event::Epoch { epoch, of, loss, .. } = event {
@@ -134,23 +128,21 @@ pub fn fit(model: &Model, set: &ImageSet, adapter: &Adapter, settings: &TrainSet
             bar.message(&format!("training, loss {loss:.4}"));
         }
     };
-    let checkpoint = out.with_extension("checkpoint.safetensors");
-    let mut control = Control::new(common::listen_for_interrupt(), &mut show).checkpoint(checkpoint);
-    let result = train::fit(model, &samples, settings, &mut control);
+    let path = out.with_extension("checkpoint.safetensors");
+    let checkpoint = Checkpoint { path: path.clone(), every: 5, fingerprint: format!("{} {}", set.sha256, model.sha256()) };
+    let mut control = Control { on_event: Some(&mut show), stop: Some(common::listen_for_interrupt()), checkpoint: Some(checkpoint) };
+    let result = train::fit(model, &samples, &hyper.settings(), &mut control);
     bar.finish();
-    result.map(|_| ()).map_err(|e| if e.kind() == ErrorKind::Interrupted { e.help("run the same command again to go on") } else { e })
-}
-
-/// Labels of a set that has to be fully labelled.
-pub fn labels(set: &ImageSet) -> Result<Vec<i64>> {
-    to_i64s(&set.label_tensor()?)
+    result?;
+    // The finished model itself is about to be written.
+    std::fs::remove_file(&path).map_err(|e| Error::io(&path, &e))
 }
 
 /// Top-1 accuracy of a model on a labelled set, percent.
 pub fn accuracy_percent(model: &Model, set: &ImageSet, adapter: &Adapter, device: Device) -> Result<f64> {
     let _guard = no_grad();
     let batches = Batches::new(set, adapter, device)?;
-    let logits = train::evaluate::logits(model, &batches, 0, set.len(), 500)?;
+    let logits = train::evaluate::logits(model, &batches, 500)?;
     let classes = to_i64s(&logits.f_argmax(-1, false)?)?;
     Ok(accuracy::top1(&classes, &set.labels).map_or(f64::NAN, |a| a.percent()))
 }

@@ -51,6 +51,22 @@ impl Batches {
         })
     }
 
+    /// These images, then the other set's, normalised alike.
+    ///
+    /// # Errors
+    /// Data, when the sizes differ.
+    pub fn join(&self, other: &Batches) -> Result<Batches> {
+        if self.images.size().get(1..) != other.images.size().get(1..) {
+            return Err(Error::data(format!("images of shape {:?} cannot join {:?}", other.images.size(), self.images.size())));
+        }
+        Ok(Batches {
+            images: Tensor::f_cat(&[&self.images, &other.images], 0)?,
+            factor: self.factor.shallow_clone(),
+            offset: self.offset.shallow_clone(),
+            count: self.count + other.count,
+        })
+    }
+
     /// Number of images, N.
     pub fn len(&self) -> usize {
         usize::try_from(self.count).unwrap_or(0)

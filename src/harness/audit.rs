@@ -16,7 +16,8 @@ use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
 use crate::tensor::Device;
-use crate::train::{self, Checkpoint, Control};
+use crate::train::checkpoint::Checkpoint;
+use crate::train::{self, Control};
 
 /// What is audited, with what.
 pub struct Audit<'a> {
@@ -96,8 +97,8 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
     admit(audit)?;
     let store = Store::open(audit.results, &identity(audit)?)?;
     let probe_labels = audit.probe.label_list()?;
-    let images = Batches::new(&ImageSet::concat(&[audit.probe, audit.forget])?, audit.adapter, audit.device)?;
     let forget = Batches::new(audit.forget, audit.adapter, audit.device)?;
+    let images = Batches::new(audit.probe, audit.adapter, audit.device)?.join(&forget)?;
     let evidence = Evidence { images: &images, forget: &forget, probe_labels: &probe_labels };
     let input = InputShape { channels: audit.probe.channels(), height: audit.probe.height(), width: audit.probe.width() };
     let truth = &audit.forget.labels;

@@ -253,7 +253,9 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
     let percent = |value: Option<f64>| value.map_or_else(|| "-".to_string(), |v| format!("{v:.2}"));
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let mut line = |text: String| drop(writeln!(out, "{text}"));
+    let mut line = |text: String| {
+        let _ = writeln!(out, "{text}");
+    };
     line(format!("{:<8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8}", "variant", "Acc_U", "Acc_A", "R_I", "R_R", "A_R", "excess", "Acc_U then", "agree"));
     for r in &summary.records {
         let cells = [r.acc_u, r.acc_a_last, r.r_i, r.r_r, r.a_r, r.excess].map(|v| format!("{:>8}", percent(v))).join(" ");

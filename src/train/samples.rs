@@ -113,6 +113,27 @@ impl Images for crate::data::Batches {
     }
 }
 
+/// Resident images with hard labels, augmented while training.
+///
+/// # Errors
+/// Data, when there is not one label for each image, or a label is not in `0..classes`.
+pub fn resident<'a>(
+    images: &'a crate::data::Batches,
+    labels: &[i64],
+    classes: usize,
+    augment: crate::data::Augment,
+) -> Result<Labelled<impl Fn(&Tensor, Option<&mut Pcg64>) -> Result<Tensor> + 'a>> {
+    if labels.len() != images.len() {
+        return Err(Error::data(format!("there are {} images and {} labels", images.len(), labels.len())));
+    }
+    let labels = labels.iter().map(|l| usize::try_from(*l)).collect::<std::result::Result<Vec<_>, _>>().map_err(Error::data)?;
+    let targets = Targets::hard(&labels, classes, images.device())?;
+    Ok(Labelled::new(targets, move |indices: &Tensor, rng: Option<&mut Pcg64>| match rng {
+        Some(rng) => images.augmented(indices, &augment, rng),
+        None => images.batch(indices),
+    }))
+}
+
 /// Images that a network can learn from.
 pub trait Samples: Images {
     /// The targets of the images at these positions, as they are.
