@@ -5,7 +5,7 @@ use std::cell::Cell;
 use rand::Rng;
 use rand_pcg::Pcg64;
 
-use super::{Images, Labelled, Network, Samples, Targets};
+use super::{Held, Images, Labelled, Network, Samples, Targets};
 use crate::error::Result;
 use crate::graph::{Mode, Param, State};
 use crate::tensor::{Device, Tensor, no_grad, to_f32s};
@@ -64,7 +64,7 @@ impl Network for Linear {
 pub fn four() -> impl Samples {
     let pixels = [1.0f32, 0.0, 2.0, 0.0, 1.0, -1.0, 1.0, 1.0, 0.0, -1.0, 2.0, 0.5];
     let images = Tensor::f_from_slice(&pixels).unwrap().f_reshape([4, 3, 1, 1]).unwrap();
-    Labelled::from_tensors(images, Targets::hard(&[0, 1, 1, 0], 2, Device::Cpu).unwrap()).unwrap()
+    Held::new(images, Targets::hard(&[0, 1, 1, 0], 2, Device::Cpu).unwrap()).unwrap()
 }
 
 /// `count` images from a seed; each training batch is disturbed by chance.
