@@ -13,6 +13,7 @@ use crate::tensor::{Device, Tensor, no_grad, to_f32s};
 /// `logits = images W^T + b`, where an "image" is three pixels `[3, 1, 1]` and there are two classes.
 pub struct Linear {
     params: Vec<Param>,
+    /// Passes in [`Mode::Train`].
     pub steps: Cell<usize>,
 }
 
@@ -21,6 +22,7 @@ impl Linear {
         let leaf = |name: &str, values: &[f32], shape: &[i64]| Param {
             name: name.to_string(),
             tensor: Tensor::f_from_slice(values).unwrap().f_reshape(shape).unwrap().f_set_requires_grad(true).unwrap(),
+            is_weight_matrix: shape.len() > 1,
         };
         let weight = leaf("weight", &[0.1, -0.2, 0.3, 0.0, 0.1, -0.1], &[2, 3]);
         Linear { params: vec![weight, leaf("bias", &[0.0, 0.05], &[2])], steps: Cell::new(0) }
@@ -32,7 +34,8 @@ impl Linear {
 }
 
 impl Network for Linear {
-    fn forward(&self, images: &Tensor, _mode: Mode) -> Result<Tensor> {
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.steps.set(self.steps.get() + usize::from(mode == Mode::Train));
         let rows = images.f_flatten(1, -1)?;
         Ok(rows.f_matmul(&self.params[0].tensor.f_transpose(0, 1)?)?.f_add(&self.params[1].tensor)?)
     }
@@ -51,11 +54,6 @@ impl Network for Linear {
         for (param, (_, value)) in self.params.iter().zip(&state.0) {
             param.tensor.shallow_clone().f_copy_(value)?;
         }
-        Ok(())
-    }
-
-    fn after_step(&self) -> Result<()> {
-        self.steps.set(self.steps.get() + 1);
         Ok(())
     }
 }
