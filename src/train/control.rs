@@ -56,10 +56,7 @@ pub struct Control<'a> {
 impl Control<'_> {
     /// The same listener and stop flag, for a part of the work that leaves no checkpoint of its own.
     pub fn part(&mut self) -> Control<'_> {
-        let on_event = match &mut self.on_event {
-            Some(listener) => Some(&mut **listener as &mut dyn FnMut(&Event)),
-            None => None,
-        };
+        let on_event = self.on_event.as_mut().map(|listener| &mut **listener as &mut dyn FnMut(&Event));
         Control { on_event, stop: self.stop, checkpoint: None }
     }
 

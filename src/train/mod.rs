@@ -18,7 +18,7 @@ pub(crate) mod testing;
 pub use checkpoint::Checkpoint;
 pub use control::{Control, EpochRecord, Event, History};
 pub use network::Network;
-pub use samples::{Images, Labelled, Samples, Targets};
+pub use samples::{Held, Images, Labelled, Samples, Targets};
 pub use schedule::Schedule;
 pub use settings::{Direction, TrainSettings};
 pub use sgd_loop::fit;

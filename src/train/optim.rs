@@ -107,7 +107,7 @@ mod tests {
 
     fn leaf(name: &str, values: &[f32]) -> Param {
         let tensor = Tensor::f_from_slice(values).unwrap().f_set_requires_grad(true).unwrap();
-        Param { name: name.to_string(), tensor }
+        Param { name: name.to_string(), tensor, is_weight_matrix: false }
     }
 
     fn close(actual: &Tensor, expected: &[f32]) {

@@ -153,7 +153,7 @@ pub trait Samples: Images {
     }
 }
 
-/// A set of images with a target each.
+/// A set of images with a target each, whose images a function gives.
 pub struct Labelled<F> {
     targets: Targets,
     images: F,
@@ -161,25 +161,16 @@ pub struct Labelled<F> {
 
 impl<F: Fn(&Tensor, Option<&mut Pcg64>) -> Result<Tensor>> Labelled<F> {
     /// `images` gives the normalised images at the positions: augmented by chance where it gets a generator, else as they are.
+    /// Out of a resident set of images, for instance:
+    ///
+    /// ```text
+    /// Labelled::new(targets, |indices: &Tensor, rng: Option<&mut Pcg64>| match rng {
+    ///     Some(rng) => batches.augmented(indices, &augment, rng),
+    ///     None => batches.batch(indices),
+    /// })
+    /// ```
     pub fn new(targets: Targets, images: F) -> Self {
         Labelled { targets, images }
-    }
-}
-
-impl Labelled<fn(&Tensor, Option<&mut Pcg64>) -> Result<Tensor>> {
-    /// A set held as one tensor of normalised images `[N, C, H, W]`, never augmented.
-    ///
-    /// # Errors
-    /// Data, when there is not one target for each image.
-    pub fn from_tensors(
-        images: Tensor,
-        targets: Targets,
-    ) -> Result<Labelled<impl Fn(&Tensor, Option<&mut Pcg64>) -> Result<Tensor>>> {
-        let count = images.size().first().copied().unwrap_or(0);
-        if usize::try_from(count).ok() != Some(targets.len()) {
-            return Err(Error::data(format!("there are {count} images and {} targets", targets.len())));
-        }
-        Ok(Labelled::new(targets, move |indices: &Tensor, _: Option<&mut Pcg64>| Ok(images.f_index_select(0, indices)?)))
     }
 }
 
@@ -207,6 +198,47 @@ impl<F: Fn(&Tensor, Option<&mut Pcg64>) -> Result<Tensor>> Samples for Labelled<
     }
 }
 
+/// A set held as one tensor of normalised images, never augmented.
+#[derive(Debug)]
+pub struct Held {
+    images: Tensor,
+    targets: Targets,
+}
+
+impl Held {
+    /// `images` are `[N, C, H, W]`, on the device of the targets.
+    ///
+    /// # Errors
+    /// Data, when there is not one target for each image.
+    pub fn new(images: Tensor, targets: Targets) -> Result<Held> {
+        let count = images.size().first().copied().unwrap_or(0);
+        if usize::try_from(count).ok() != Some(targets.len()) {
+            return Err(Error::data(format!("there are {count} images and {} targets", targets.len())));
+        }
+        Ok(Held { images, targets })
+    }
+}
+
+impl Images for Held {
+    fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    fn device(&self) -> Device {
+        self.targets.tensor().device()
+    }
+
+    fn images(&self, indices: &Tensor) -> Result<Tensor> {
+        Ok(self.images.f_index_select(0, indices)?)
+    }
+}
+
+impl Samples for Held {
+    fn targets(&self, indices: &Tensor) -> Result<Targets> {
+        self.targets.select(indices)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -220,7 +252,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Data);
         assert!(error.to_string().contains("image 1 has the label 3"), "{error}");
         let images = Tensor::f_zeros([2, 1, 1, 1], (Kind::Float, Device::Cpu)).unwrap();
-        assert!(Labelled::from_tensors(images, Targets::hard(&[0], 1, Device::Cpu).unwrap()).is_err());
+        assert!(Held::new(images, Targets::hard(&[0], 1, Device::Cpu).unwrap()).is_err());
     }
 
     #[test]

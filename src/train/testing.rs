@@ -5,7 +5,7 @@ use std::cell::Cell;
 use rand::Rng;
 use rand_pcg::Pcg64;
 
-use super::{Images, Labelled, Network, Samples, Targets};
+use super::{Held, Images, Labelled, Network, Samples, Targets};
 use crate::error::Result;
 use crate::graph::{Mode, Param, State};
 use crate::tensor::{Device, Tensor, no_grad, to_f32s};
@@ -13,6 +13,7 @@ use crate::tensor::{Device, Tensor, no_grad, to_f32s};
 /// `logits = images W^T + b`, where an "image" is three pixels `[3, 1, 1]` and there are two classes.
 pub struct Linear {
     params: Vec<Param>,
+    /// Passes in [`Mode::Train`].
     pub steps: Cell<usize>,
 }
 
@@ -21,6 +22,7 @@ impl Linear {
         let leaf = |name: &str, values: &[f32], shape: &[i64]| Param {
             name: name.to_string(),
             tensor: Tensor::f_from_slice(values).unwrap().f_reshape(shape).unwrap().f_set_requires_grad(true).unwrap(),
+            is_weight_matrix: shape.len() > 1,
         };
         let weight = leaf("weight", &[0.1, -0.2, 0.3, 0.0, 0.1, -0.1], &[2, 3]);
         Linear { params: vec![weight, leaf("bias", &[0.0, 0.05], &[2])], steps: Cell::new(0) }
@@ -32,7 +34,8 @@ impl Linear {
 }
 
 impl Network for Linear {
-    fn forward(&self, images: &Tensor, _mode: Mode) -> Result<Tensor> {
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.steps.set(self.steps.get() + usize::from(mode == Mode::Train));
         let rows = images.f_flatten(1, -1)?;
         Ok(rows.f_matmul(&self.params[0].tensor.f_transpose(0, 1)?)?.f_add(&self.params[1].tensor)?)
     }
@@ -53,18 +56,13 @@ impl Network for Linear {
         }
         Ok(())
     }
-
-    fn after_step(&self) -> Result<()> {
-        self.steps.set(self.steps.get() + 1);
-        Ok(())
-    }
 }
 
 /// Four images that a linear network can tell apart.
 pub fn four() -> impl Samples {
     let pixels = [1.0f32, 0.0, 2.0, 0.0, 1.0, -1.0, 1.0, 1.0, 0.0, -1.0, 2.0, 0.5];
     let images = Tensor::f_from_slice(&pixels).unwrap().f_reshape([4, 3, 1, 1]).unwrap();
-    Labelled::from_tensors(images, Targets::hard(&[0, 1, 1, 0], 2, Device::Cpu).unwrap()).unwrap()
+    Held::new(images, Targets::hard(&[0, 1, 1, 0], 2, Device::Cpu).unwrap()).unwrap()
 }
 
 /// `count` images from a seed; each training batch is disturbed by chance.
