@@ -6,7 +6,7 @@ mod common;
 mod data;
 mod progress;
 mod train;
-//mod unlearn;
+mod unlearn;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -37,8 +37,8 @@ enum Command {
     Data(data::Args),
     /// Train a reference model from scratch.
     Train(train::Args),
-    // Unlearn images with a reference method.
-    //Unlearn(unlearn::Args),
+    /// Unlearn images with a reference method.
+    Unlearn(unlearn::Args),
 }
 
 /// Runs one command and gives the process exit code.
@@ -66,6 +66,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Audit(args) => audit::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),
-        //Command::Unlearn(args) => unlearn::run(&args),
+        Command::Unlearn(args) => unlearn::run(&args),
     }
 }

@@ -1,38 +1,29 @@
 //! `cmira unlearn`: reference methods, on any trained ONNX model.
 
-use std::path::{Path, PathBuf};
-
-use clap::ValueEnum;
+use std::path::PathBuf;
 
 use crate::cli::common::{self, Compute, Expected};
-use crate::cli::train::{Hyper, accuracy_percent, fit, labels};
-use crate::data::splits;
+use crate::cli::train::{Hyper, accuracy_percent, fit};
+use crate::data::{Adapter, Augment, Batches, ImageSet, splits};
 use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::nets::{self, Backbone, InputShape};
 use crate::onnx;
-use crate::unlearn::ga;
-
-/// A reference method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MethodName {
-    /// Retrain from scratch on the retain set.
-    Rt,
-    /// Gradient ascent on the forget set, as strong as the retain set allows.
-    Ga,
-}
+use crate::train::samples::resident;
+use crate::train::{Control, TrainSettings};
+use crate::unlearn::{self, Method, Start, calibrate_ga};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   cmira unlearn --model original.onnx --method ga --data drawn/train --forget-classes disc,ring --out ga.onnx
-The split is written beside the model as <out>.forget.csv and <out>.retain.csv.")]
+The split is written beside the model, with the extension .split.csv.")]
 pub struct Args {
     /// The trained model (for RT only its classes and image size are used).
     #[arg(long, value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// The method.
-    #[arg(long, value_enum)]
-    method: MethodName,
+    /// The method: RT (retrain from scratch) or GA (gradient ascent).
+    #[arg(long)]
+    method: String,
     /// The labelled images that the model was trained on.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -51,6 +42,9 @@ pub struct Args {
     /// The unlearned model.
     #[arg(long, value_name = "MODEL.onnx")]
     out: PathBuf,
+    /// Copy the forgotten images into class folders here, ready for `cmira audit --forget`.
+    #[arg(long, value_name = "DIR")]
+    forget_images: Option<PathBuf>,
     /// RT: the backbone to retrain.
     #[arg(long, default_value = "resnet8")]
     backbone: Backbone,
@@ -73,6 +67,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let method = unlearn::method(&args.method)?;
     let device = args.compute.start()?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
@@ -80,41 +75,67 @@ pub fn run(args: &Args) -> Result<()> {
     let expected = Expected { size: None, channels, classes: adapter.classes.clone(), resize: false };
     let mut set = common::images(&args.data, &expected, None, &reporter)?;
     if let Some(count) = args.per_class {
-        set = set.subset(&splits::per_class_subset(&labels(&set)?, count, args.hyper.seed)?)?;
+        set = set.subset(&splits::per_class_subset(&set.label_list()?, count, args.hyper.seed)?)?;
     }
     let classes = class_indices(&args.forget_classes, &set.classes)?;
-    let split = splits::forget_half(&labels(&set)?, &classes, args.forget_share, args.split_seed)?;
+    let split = splits::forget_half(&set.label_list()?, &classes, args.forget_share, args.split_seed)?;
     let (forget, retain) = (set.subset(&split.forget)?, set.subset(&split.retain)?);
-    splits::write_index(&beside(&args.out, "forget.csv"), &set, &split.forget)?;
-    splits::write_index(&beside(&args.out, "retain.csv"), &set, &split.retain)?;
+    let split_file = args.out.with_extension("split.csv");
+    split.write(&split_file, &set)?;
+    if let Some(folder) = &args.forget_images {
+        copy_images(&args.data, folder, &forget)?;
+    }
     let original = Model::open(&args.model, device)?;
-    let model = match args.method {
-        MethodName::Rt => {
-            let number = |n: usize| i64::try_from(n).map_err(Error::unexpected);
-            let input = InputShape { channels: number(set.channels())?, height: number(set.height())?, width: number(set.width())? };
+    let model = match method.needs().start {
+        Start::Fresh => {
+            let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
             let proto = nets::classifier(args.backbone, input, original.classes(), args.hyper.seed)?;
             let model = Model::from_proto("new model", proto, device)?;
-            fit(&model, &retain, &adapter, &args.hyper.settings(), &args.out, &args.compute)?;
+            fit(&model, &retain, &adapter, &args.hyper, &args.out, &args.compute)?;
             model
         }
-        MethodName::Ga => {
-            let bar = reporter.bar("gradient ascent");
-            let settings = ga::Settings { epochs: args.ga_epochs, batch_size: args.hyper.batch_size, seed: args.hyper.seed };
-            let choice = ga::calibrate(&original, &retain, &forget, &adapter, &args.ga_rates, args.margin, &settings, common::listen_for_interrupt())?;
-            bar.finish();
-            for tried in &choice.tried {
-                let mark = if Some(tried.lr) == choice.chosen { " (chosen)" } else { "" };
-                reporter.note(&format!("lr {:.0e}: retain accuracy {:.2} %{mark}", tried.lr, tried.retain_accuracy));
-            }
-            choice.model
-        }
+        Start::Original => ascend(args, method, &original, &retain, &forget, &adapter)?,
     };
     for (name, set) in [("forget", &forget), ("retain", &retain)] {
         let (before, after) = (accuracy_percent(&original, set, &adapter, device)?, accuracy_percent(&model, set, &adapter, device)?);
         reporter.note(&format!("accuracy on the {name} set: {before:.2} % before, {after:.2} % after"));
     }
     onnx::write::save(&model.to_onnx()?, &args.out)?;
-    reporter.note(&format!("wrote {}", args.out.display()));
+    reporter.note(&format!("wrote {} and {}", args.out.display(), split_file.display()));
+    Ok(())
+}
+
+/// Gradient ascent from the original model, at the strongest learning rate that the retain set allows.
+fn ascend(args: &Args, method: &dyn Method, original: &Model, retain: &ImageSet, forget: &ImageSet, adapter: &Adapter) -> Result<Model> {
+    let reporter = args.compute.reporter();
+    let model = original.duplicate()?;
+    let (retain_images, forget_images) = (Batches::new(retain, adapter, model.device())?, Batches::new(forget, adapter, model.device())?);
+    let retain = resident(&retain_images, &retain.label_list()?, model.classes(), Augment::NONE)?;
+    let forget = resident(&forget_images, &forget.label_list()?, model.classes(), Augment::NONE)?;
+    let settings =
+        TrainSettings { epochs: args.ga_epochs, batch_size: args.hyper.batch_size, seed: args.hyper.seed, ..method.defaults() };
+    let mut control = Control { on_event: None, stop: Some(common::listen_for_interrupt()), checkpoint: None };
+    let chosen = calibrate_ga(&model, &retain, &forget, &settings, &args.ga_rates, args.margin, &mut control)?;
+    for candidate in &chosen.candidates {
+        let mark = if candidate.learning_rate == chosen.learning_rate { " (chosen)" } else { "" };
+        let outcome = match (&candidate.retain_accuracy, &candidate.failure) {
+            (Some(accuracy), _) => format!("retain accuracy {accuracy:.2} %"),
+            (None, Some(failure)) => failure.clone(),
+            (None, None) => "not tried".to_string(),
+        };
+        reporter.note(&format!("learning rate {:.0e}: {outcome}{mark}", candidate.learning_rate));
+    }
+    Ok(model)
+}
+
+/// Copies the forgotten images into class folders, ready for an audit.
+fn copy_images(from: &std::path::Path, to: &std::path::Path, set: &ImageSet) -> Result<()> {
+    for name in &set.names {
+        let target = to.join(name);
+        let folder = target.parent().unwrap_or(to);
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
+        std::fs::copy(from.join(name), &target).map_err(|e| Error::io(&target, &e))?;
+    }
     Ok(())
 }
 
@@ -127,8 +148,4 @@ fn class_indices(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
         index.ok_or_else(|| Error::usage(format!("there is no class '{name}'")).help(format!("the classes are {}", classes.join(", "))))
     };
     names.iter().map(find).collect()
-}
-
-fn beside(out: &Path, extension: &str) -> PathBuf {
-    out.with_extension(extension)
 }

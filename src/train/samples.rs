@@ -122,7 +122,7 @@ pub fn resident<'a>(
     labels: &[i64],
     classes: usize,
     augment: crate::data::Augment,
-) -> Result<Labelled<impl Fn(&Tensor, Option<&mut Pcg64>) -> Result<Tensor> + 'a>> {
+) -> Result<impl Samples + 'a> {
     if labels.len() != images.len() {
         return Err(Error::data(format!("there are {} images and {} labels", images.len(), labels.len())));
     }
