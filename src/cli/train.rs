@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<()> {
         let test = common::images(folder, &expected, None, &reporter)?;
         reporter.note(&format!("accuracy on the test images: {:.2} %", accuracy_on(&test)?));
     }
-    onnx::write::save(&model.to_onnx()?, &args.out)?;
+    onnx::save(&model.to_onnx()?, &args.out)?;
     reporter.note(&format!("wrote {}", args.out.display()));
     Ok(())
 }

@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
         let (before, after) = (accuracy_percent(&original, set, &adapter, device)?, accuracy_percent(&model, set, &adapter, device)?);
         reporter.note(&format!("accuracy on the {name} set: {before:.2} % before, {after:.2} % after"));
     }
-    onnx::write::save(&model.to_onnx()?, &args.out)?;
+    onnx::save(&model.to_onnx()?, &args.out)?;
     reporter.note(&format!("wrote {} and {}", args.out.display(), split_file.display()));
     Ok(())
 }

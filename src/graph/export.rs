@@ -8,7 +8,7 @@ use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_shape_proto::dimension,
 };
-use crate::onnx::tensors;
+use crate::onnx;
 use crate::tensor::Tensor;
 
 /// Writes `values` (as the plan numbers them) into a copy of the file.
@@ -19,7 +19,7 @@ pub(crate) fn export(shared: &Shared, values: &[Tensor]) -> Result<ModelProto> {
         if !(info.trainable || info.buffer) {
             continue;
         }
-        let proto = tensors::to_proto(&info.name, tensor)?;
+        let proto = onnx::to_proto(&info.name, tensor)?;
         match info.origin {
             Origin::Initializer(index) => match graph.initializer.get_mut(index) {
                 Some(slot) => replace_keeping_notes(slot, proto),
@@ -65,7 +65,7 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
         match patch {
             Patch::Reshape { place, shape } => {
                 let name = format!("batch_free_shape.{number}");
-                graph.initializer.push(tensors::to_proto(&name, &Tensor::f_from_slice(shape)?)?);
+                graph.initializer.push(onnx::to_proto(&name, &Tensor::f_from_slice(shape)?)?);
                 set_input(node_at(graph, *place)?, 1, &name)?;
             }
             Patch::Repeat { place, position, like, axis } => {
@@ -97,7 +97,7 @@ fn repeat_nodes(graph: &mut GraphProto, number: usize, source: &str, like: &str,
     let name = |what: &str| format!("batch_free.{number}.{what}");
     let ones = |count: i64| vec![1_i64; usize::try_from(count).unwrap_or(0)];
     for (what, values) in [("before", ones(axis)), ("after", ones(rank - axis - 1)), ("axis", vec![axis])] {
-        graph.initializer.push(tensors::to_proto(&name(what), &Tensor::f_from_slice(&values)?)?);
+        graph.initializer.push(onnx::to_proto(&name(what), &Tensor::f_from_slice(&values)?)?);
     }
     let node = |op: &str, inputs: &[String], output: String, attributes: Vec<AttributeProto>| NodeProto {
         op_type: op.to_string(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
@@ -10,8 +11,11 @@ use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::plan::{Plan, Target};
-use crate::onnx::OnnxFile;
-use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataType};
+use crate::onnx::{self, OnnxFile};
+use crate::onnx::proto::{
+    ModelProto, TensorProto, ValueInfoProto,
+    tensor_proto::{DataLocation, DataType},
+};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
 
 /// What the caller knows about a model that its file may not say.
@@ -94,12 +98,11 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     refuse_unsupported(&ir.unsupported)?;
     let roles = params::assign(&mut ir)?;
     let matrices = weight_matrices(&ir);
-    let OnnxFile { mut model, sha256, .. } = file;
-    let (logits, head) = head::find(&ir, &model);
+    let (logits, head) = head::find(&ir, &file.model);
     let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
-    let input = Input::of(&ir, &model, options)?;
+    let input = Input::of(&ir, &file.model, options)?;
     let report = ImportReport {
-        opset: model.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max().unwrap_or(0),
+        opset: file.model.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max().unwrap_or(0),
         operators: std::mem::take(&mut ir.operators),
         head,
         trainable: describe(&infos, &stored, |i| i.trainable),
@@ -109,11 +112,15 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
         unused_outputs: ir.outputs[1..].iter().map(|&o| ir.values[o].name.clone()).collect(),
     };
     let plan = Plan::compile(ir, &indices, logits)?;
-    clear_payload(&mut model, &infos);
+    let sha256 = identity(&file, &infos, &stored)?;
+    let mut file = file;
+    clear_payload(&mut file.model, &infos);
+    // What is left outside the file is small, and has to travel with the model when it is exported.
+    file.embed_external_data()?;
     let params = (0..infos.len()).filter(|&i| infos[i].trainable).collect();
     let mut shared = Shared {
         plan,
-        skeleton: model,
+        skeleton: file.model,
         stored: infos,
         params,
         copies: roles.copies,
@@ -190,6 +197,21 @@ fn describe(infos: &[StoredInfo], stored: &[Tensor], which: impl Fn(&StoredInfo)
     chosen.map(|(info, tensor)| TensorInfo { name: info.name.clone(), shape: tensor.size(), reason: "" }).collect()
 }
 
+/// SHA-256 of the file; `+` and the SHA-256 of the weights where they lie in other files, which the first does not cover.
+fn identity(file: &OnnxFile, infos: &[StoredInfo], stored: &[Tensor]) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut any = false;
+    for (info, tensor) in infos.iter().zip(stored) {
+        let Origin::Initializer(index) = info.origin else { continue };
+        let external = |t: &TensorProto| t.data_location.enum_value_or_default() == DataLocation::EXTERNAL;
+        if file.model.graph.initializer.get(index).is_some_and(external) {
+            any = true;
+            hash.update(onnx::to_proto(&info.name, tensor)?.raw_data);
+        }
+    }
+    Ok(if any { format!("{}+{:x}", file.sha256, hash.finalize()) } else { file.sha256.clone() })
+}
+
 /// What training changes is written anew at export; keeping the file's bytes as well would double the memory.
 fn clear_payload(model: &mut ModelProto, infos: &[StoredInfo]) {
     let Some(graph) = model.graph.as_mut() else { return };
@@ -197,6 +219,8 @@ fn clear_payload(model: &mut ModelProto, infos: &[StoredInfo]) {
         if let Origin::Initializer(index) = info.origin
             && let Some(proto) = graph.initializer.get_mut(index)
         {
+            proto.data_location = DataLocation::DEFAULT.into();
+            proto.external_data = Vec::new();
             proto.raw_data = Vec::new();
             proto.float_data = Vec::new();
             proto.double_data = Vec::new();

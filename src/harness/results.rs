@@ -244,7 +244,7 @@ fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> 
     proto.metadata_props.push(note("cmira.version", &provenance.cmira));
     proto.metadata_props.push(note("cmira.audited_model_sha256", &provenance.model_sha256));
     proto.metadata_props.push(note("cmira.settings_sha256", &provenance.settings_sha256));
-    onnx::write::save(&proto, &audit.results.join(name))
+    onnx::save(&proto, &audit.results.join(name))
 }
 
 /// The recovery table and the list of files, for a terminal of 100 columns.

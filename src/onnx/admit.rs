@@ -1,149 +1,165 @@
-//! A look at the wire format before protobuf sees it, without recursion.
+//! A scan of the protobuf wire format, before the parser sees it.
 //!
-//! The protobuf release that `onnx-protobuf` needs recurses without bound on nested groups (RUSTSEC-2024-0437), so a file of a few
-//! hundred kilobytes could overflow the stack. ONNX never uses groups. Every byte of every message that the parser would enter is
-//! read here first: group tags, nesting, lengths and varints are checked, and messages are counted, in time linear in the file's size.
+//! The protobuf release that the ONNX types need recurses once for every level of nested unknown groups
+//! (RUSTSEC-2024-0437), so that a few hundred kilobytes can overflow the stack. ONNX has no groups at all: this scan refuses
+//! their tags wherever the parser would read one. It keeps its own stack, reads every byte at most once, and takes memory in
+//! proportion to the nesting, which is bounded.
+//!
+//! Source: protobuf's "Encoding" page; the messages and their fields are in `schema`.
 
+use super::limits::Limits;
+use super::schema::{Field, Message, Wire};
 use crate::error::{Error, Result};
-use crate::onnx::Limits;
 
-/// The messages of `onnx.proto` that hold other messages or must be entered because the parser enters them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Message {
-    Model,
-    Graph,
-    Node,
-    Attribute,
-    Tensor,
-    SparseTensor,
-    ValueInfo,
-    Type,
-    TypeTensor,
-    TypeSequence,
-    TypeMap,
-    Shape,
-    Annotation,
-    Training,
-    Function,
-    /// A message without messages in it.
-    Leaf,
+/// Memory of one string or list element in a parsed message beyond its bytes: a `Vec` and the allocator's rounding.
+const VALUE_MEMORY: u64 = 40;
+/// Memory of the first unknown field in a message: a boxed hash map, one entry, and the list inside it.
+const UNKNOWN_MEMORY: u64 = 640;
+
+/// A message that is being read.
+struct Frame {
+    message: Message,
+    /// Where it ends, exclusive.
+    end: usize,
+    /// Bit `n` says that field `n`, a message that may occur once, has been read.
+    seen: u64,
 }
 
-impl Message {
-    /// The message that a length-delimited field holds; `None` for strings, bytes, packed numbers and unknown fields, which the
-    /// parser takes as opaque bytes.
-    fn child(self, field: u64) -> Option<Message> {
-        use Message as M;
-        Some(match (self, field) {
-            (M::Model, 7) | (M::Attribute, 6 | 11) | (M::Training, 1 | 2) => M::Graph,
-            (M::Model, 20) => M::Training,
-            (M::Model, 25) => M::Function,
-            (M::Graph, 1) | (M::Function, 7) => M::Node,
-            (M::Graph, 5) | (M::Attribute, 5 | 10) | (M::SparseTensor, 1 | 2) => M::Tensor,
-            (M::Graph, 15) | (M::Attribute, 22 | 23) => M::SparseTensor,
-            (M::Graph, 11..=13) | (M::Function, 12) => M::ValueInfo,
-            (M::Graph, 14) => M::Annotation,
-            (M::Node, 5) | (M::Function, 11) => M::Attribute,
-            (M::Attribute, 14 | 15) | (M::ValueInfo, 2) | (M::TypeSequence, 1) | (M::TypeMap, 2) => M::Type,
-            (M::Type, 1 | 8) => M::TypeTensor,
-            (M::Type, 4 | 9) => M::TypeSequence,
-            (M::Type, 5) => M::TypeMap,
-            (M::TypeTensor, 2) => M::Shape,
-            (M::Model, 8 | 14)
-            | (M::Graph | M::Tensor, 16)
-            | (M::Node, 9)
-            | (M::ValueInfo, 4)
-            | (M::Tensor, 3 | 13)
-            | (M::Shape, 1)
-            | (M::Annotation, 2)
-            | (M::Training, 3 | 4)
-            | (M::Function, 9 | 14) => M::Leaf,
-            _ => return None,
-        })
-    }
-}
-
-/// Checks that protobuf can parse these bytes as a model without recursing too deep or meeting a group.
+/// Refuses bytes, of a message of sort `root`, that the ONNX parser must not see: groups, messages nested deeper than `limits.nesting`, lengths that leave
+/// the enclosing message, truncated or overlong varints, unknown wire types, field number 0, a second copy of a message that
+/// may occur only once (readers differ in which one counts), and messages that would take more than `limits.overhead_bytes`
+/// of memory beyond the size of `bytes`.
 ///
 /// # Errors
-/// Malformed, with the position of the offending byte.
-pub fn scan(bytes: &[u8], limits: &Limits) -> Result<()> {
-    let mut open = vec![(Message::Model, bytes.len())];
-    let (mut position, mut messages, mut fields) = (0_usize, 0_usize, 0_usize);
-    while let Some(&(message, end)) = open.last() {
-        if position == end {
-            open.pop();
+/// [`ErrorKind::Malformed`](crate::error::ErrorKind::Malformed), with the byte's offset.
+pub(super) fn admit(bytes: &[u8], root: Message, limits: &Limits) -> Result<()> {
+    let mut stack = vec![Frame { message: root, end: bytes.len(), seen: 0 }];
+    let mut reader = Reader { bytes, position: 0, end: bytes.len() };
+    let mut overhead = 0_u64;
+    loop {
+        let depth = stack.len();
+        let Some(frame) = stack.last_mut() else { return Ok(()) };
+        if reader.position == frame.end {
+            stack.pop();
             continue;
         }
-        let start = position;
-        let refuse = |reason: String| Err(Error::malformed(format!("{reason} at byte {start}")));
-        fields += 1;
-        if fields > limits.fields {
-            return refuse(format!("more than {} fields", limits.fields));
+        reader.end = frame.end;
+        let start = reader.position;
+        let inside = frame.message.name();
+        let refuse = |reason: String| Error::malformed(format!("byte {start}, in {inside}: {reason}"));
+
+        let (number, wire) = reader.tag().map_err(refuse)?;
+        let length = match wire {
+            Wire::Varint => reader.varint().map(|_| 0),
+            Wire::Fixed64 => reader.skip(8).map(|()| 0),
+            Wire::Fixed32 => reader.skip(4).map(|()| 0),
+            Wire::Bytes => reader.length(),
         }
-        let Some(tag) = varint(bytes, &mut position, end) else { return refuse("a broken or truncated field tag".into()) };
-        let (field, wire_type) = (tag >> 3, tag & 7);
-        if field == 0 || field > 0x1fff_ffff {
-            return refuse(format!("field number {field}"));
+        .map_err(refuse)?;
+
+        let field = frame.message.field(number, wire);
+        let memory = match field {
+            Field::Unknown => UNKNOWN_MEMORY,
+            Field::Value => VALUE_MEMORY,
+            Field::Packed(width) => (length as u64).saturating_mul(width - 1),
+            Field::One(child) | Field::Many(child) => child.memory(),
+        };
+        overhead = overhead.saturating_add(memory);
+        if overhead > limits.overhead_bytes {
+            return Err(refuse(format!(
+                "the file holds so many small messages that they would take more than {} bytes of memory beyond its own size (limit overhead_bytes)",
+                limits.overhead_bytes
+            )));
         }
-        match wire_type {
-            0 => {
-                if varint(bytes, &mut position, end).is_none() {
-                    return refuse("a broken or truncated number".into());
+
+        let child = match field {
+            Field::One(child) => {
+                let bit = 1_u64 << number.min(63);
+                if frame.seen & bit != 0 {
+                    return Err(refuse(format!("field {number} occurs twice, but {inside} has only one {}", child.name())));
                 }
+                frame.seen |= bit;
+                child
             }
-            1 | 5 => {
-                let width = if wire_type == 1 { 8 } else { 4 };
-                match position.checked_add(width).filter(|&next| next <= end) {
-                    Some(next) => position = next,
-                    None => return refuse("a truncated number".into()),
-                }
+            Field::Many(child) => child,
+            _ => {
+                reader.skip(length).map_err(refuse)?;
+                continue;
             }
-            2 => {
-                let length = varint(bytes, &mut position, end).and_then(|length| usize::try_from(length).ok());
-                let Some(next) = length.and_then(|length| position.checked_add(length)).filter(|&next| next <= end) else {
-                    return refuse("a field that is longer than what holds it (the file is truncated or damaged)".into());
-                };
-                match message.child(field) {
-                    None => position = next,
-                    Some(child) => {
-                        messages += 1;
-                        if messages > limits.messages {
-                            return refuse(format!("more than {} messages", limits.messages));
-                        }
-                        if open.len() >= limits.nesting {
-                            return refuse(format!("messages nested more than {} deep", limits.nesting));
-                        }
-                        open.push((child, next));
-                    }
-                }
-            }
-            3 | 4 => return refuse("a group, which ONNX does not use,".into()),
-            other => return refuse(format!("wire type {other}")),
+        };
+        if depth > limits.nesting {
+            return Err(refuse(format!("messages are nested deeper than {} (limit nesting)", limits.nesting)));
         }
+        stack.push(Frame { message: child, end: reader.position.saturating_add(length), seen: 0 });
     }
-    Ok(())
 }
 
-/// Reads a varint of at most ten bytes that ends before `end`.
-fn varint(bytes: &[u8], position: &mut usize, end: usize) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..70).step_by(7) {
-        if *position >= end {
-            return None;
+/// A cursor over the bytes of one message; it never passes `end`.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    end: usize,
+}
+
+impl Reader<'_> {
+    fn byte(&mut self) -> std::result::Result<u8, String> {
+        if self.position >= self.end {
+            return Err("the data ends in the middle of a field".to_string());
         }
-        let byte = *bytes.get(*position)?;
-        *position += 1;
-        let part = u64::from(byte & 0x7f);
-        if shift == 63 && part > 1 {
-            return None;
+        let byte = self.bytes.get(self.position).copied().ok_or("the data ends in the middle of a field")?;
+        self.position += 1;
+        Ok(byte)
+    }
+
+    /// A base-128 number of at most ten bytes and 64 bits.
+    fn varint(&mut self) -> std::result::Result<u64, String> {
+        let mut value = 0_u64;
+        for index in 0..10 {
+            let byte = self.byte()?;
+            if index == 9 && byte > 1 {
+                break;
+            }
+            value |= u64::from(byte & 0x7f) << (7 * index);
+            if byte < 0x80 {
+                return Ok(value);
+            }
         }
-        value |= part << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
+        Err("a number takes more than 64 bits".to_string())
+    }
+
+    fn tag(&mut self) -> std::result::Result<(u32, Wire), String> {
+        let tag = u32::try_from(self.varint()?).map_err(|_| "a field tag takes more than 32 bits")?;
+        let wire = match tag & 7 {
+            0 => Wire::Varint,
+            1 => Wire::Fixed64,
+            2 => Wire::Bytes,
+            5 => Wire::Fixed32,
+            3 | 4 => return Err("a group, which ONNX never uses".to_string()),
+            other => return Err(format!("unknown wire type {other}")),
+        };
+        match tag >> 3 {
+            0 => Err("field number 0".to_string()),
+            number => Ok((number, wire)),
         }
     }
-    None
+
+    /// A length that stays within this message.
+    fn length(&mut self) -> std::result::Result<usize, String> {
+        let length = self.varint()?;
+        let left = self.end.saturating_sub(self.position);
+        match usize::try_from(length) {
+            Ok(length) if length <= left => Ok(length),
+            _ => Err(format!("a length of {length} bytes, where {left} are left")),
+        }
+    }
+
+    fn skip(&mut self, count: usize) -> std::result::Result<(), String> {
+        if count > self.end.saturating_sub(self.position) {
+            return Err("the data ends in the middle of a field".to_string());
+        }
+        self.position += count;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -151,53 +167,98 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A field of wire type 2 around `inside`.
-    fn wrap(field: u8, inside: &[u8]) -> Vec<u8> {
-        let mut out = vec![field << 3 | 2];
-        let mut length = inside.len();
+    fn verdict(bytes: &[u8]) -> String {
+        match admit(bytes, Message::Model, &Limits::default()) {
+            Ok(()) => "admitted".to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// `payload` as a length-delimited field.
+    fn wrap(number: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2];
+        let mut length = payload.len();
         while length >= 0x80 {
-            out.push((length & 0x7f) as u8 | 0x80);
+            bytes.push((length & 0x7f) as u8 | 0x80);
             length >>= 7;
         }
-        out.push(length as u8);
-        out.extend_from_slice(inside);
-        out
+        bytes.push(length as u8);
+        bytes.extend_from_slice(payload);
+        bytes
     }
 
     #[test]
     fn groups_are_refused_wherever_a_message_is_read() {
-        let limits = Limits::default();
-        let nested: Vec<u8> = std::iter::repeat_n(0x0b, 100_000).chain(std::iter::repeat_n(0x0c, 100_000)).collect();
-        for bytes in [nested.clone(), wrap(7, &nested), wrap(7, &wrap(1, &nested)), wrap(7, &wrap(1, &wrap(5, &nested)))] {
-            let error = scan(&bytes, &limits).unwrap_err();
-            assert!(error.to_string().contains("a group"), "{error}");
-        }
-        // In a string field the same bytes are only text.
-        assert!(scan(&wrap(2, &nested), &limits).is_ok());
+        assert!(verdict(&[0x0b, 0x0c]).contains("group"));
+        assert!(verdict(&[0x0c]).contains("group"));
+        let inside_node = wrap(7, &wrap(1, &[0xfb, 0x01]));
+        assert_eq!(verdict(&inside_node), "byte 4, in NodeProto: a group, which ONNX never uses");
     }
 
     #[test]
-    fn nesting_is_bounded() {
-        let mut bytes = Vec::new();
-        for _ in 0..40 {
-            bytes = wrap(1, &wrap(5, &wrap(6, &bytes)));
-        }
-        let error = scan(&wrap(7, &bytes), &Limits::default()).unwrap_err();
-        assert!(error.to_string().contains("nested"), "{error}");
+    fn a_hundred_thousand_groups_are_refused_at_the_first() {
+        assert!(verdict(&[0x0b; 100_000]).starts_with("byte 0, in ModelProto: a group"));
+        assert!(verdict(&wrap(7, &vec![0x0b; 100_000])).starts_with("byte 4, in GraphProto: a group"));
     }
 
     #[test]
-    fn lengths_and_varints_are_bounded() {
-        let limits = Limits::default();
-        for bytes in [&[0x3a, 5, 0][..], &[0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], &[0x08], &[0x08, 0x80], &[0x00], &[0x0f]] {
-            assert!(scan(bytes, &limits).is_err(), "{bytes:?}");
-        }
+    fn group_tags_in_opaque_bytes_do_not_matter() {
+        assert_eq!(verdict(&wrap(15, &[0x0b; 64])), "admitted");
+        assert_eq!(verdict(&wrap(2, &[0x0b; 64])), "admitted");
+        let raw_data = wrap(7, &wrap(5, &wrap(9, &[0x0b; 64])));
+        assert_eq!(verdict(&raw_data), "admitted");
     }
 
     #[test]
-    fn empty_messages_are_counted() {
-        let limits = Limits { messages: 100, ..Limits::default() };
-        let nodes: Vec<u8> = (0..101).flat_map(|_| wrap(1, &[])).collect();
-        assert!(scan(&wrap(7, &nodes), &limits).is_err());
+    fn nesting_is_bounded_by_the_limit() {
+        // graph 7 > node 1 > attribute 5 > graph 6 > ...
+        let nested = |levels: usize| {
+            let mut bytes = Vec::new();
+            for level in (0..levels).rev() {
+                bytes = wrap(if level == 0 { 7 } else { [6, 1, 5][level % 3] }, &bytes);
+            }
+            bytes
+        };
+        assert_eq!(verdict(&nested(64)), "admitted");
+        assert!(verdict(&nested(65)).contains("nested deeper than 64"));
+        let shallow = Limits { nesting: 3, ..Limits::default() };
+        assert!(admit(&nested(3), Message::Model, &shallow).is_ok());
+        assert!(admit(&nested(4), Message::Model, &shallow).is_err());
+    }
+
+    #[test]
+    fn broken_fields_are_refused() {
+        assert!(verdict(&[0x0e]).contains("unknown wire type 6"));
+        assert!(verdict(&[0x02, 0x00]).contains("field number 0"));
+        assert!(verdict(&[0x08]).contains("middle of a field"));
+        assert!(verdict(&[0x08, 0xff]).contains("middle of a field"));
+        assert!(verdict(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]).contains("more than 64 bits"));
+        assert!(verdict(&[0x80, 0x80, 0x80, 0x80, 0x10]).contains("more than 32 bits"));
+        assert!(verdict(&[0x09, 0, 0, 0]).contains("middle of a field"));
+        assert!(verdict(&[0x12, 0x05, 0x41]).contains("a length of 5 bytes, where 1 are left"));
+        assert!(
+            verdict(&[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01])
+                .contains("a length of 18446744073709551615")
+        );
+    }
+
+    #[test]
+    fn a_length_may_not_leave_the_enclosing_message() {
+        // A graph of two bytes whose name claims one byte more than the graph has; the model itself goes on.
+        assert!(verdict(&[0x3a, 0x02, 0x12, 0x01, 0x08, 0x01]).contains("in GraphProto: a length of 1 bytes, where 0 are left"));
+    }
+
+    #[test]
+    fn a_second_graph_is_refused() {
+        let twice = [wrap(7, &[]), wrap(7, &[])].concat();
+        assert!(verdict(&twice).contains("occurs twice"));
+    }
+
+    #[test]
+    fn small_messages_that_grow_in_memory_are_refused() {
+        let nodes = wrap(7, &wrap(1, &[]).repeat(4_000_000));
+        assert!(verdict(&nodes).contains("overhead_bytes"));
+        let unknown = wrap(7, &wrap(9, &[]).repeat(1_000_000));
+        assert!(verdict(&unknown).contains("overhead_bytes"));
     }
 }

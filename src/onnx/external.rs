@@ -1,129 +1,205 @@
-//! Tensors whose data lie in another file: only in the model's own directory, and never through links.
+//! Tensor values in files beside the model. The model may name files in its own directory and nowhere else.
+//!
+//! Source: ONNX's "External Data" page, and the refusals of symbolic and hard links that the onnx package itself makes.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use super::names::quoted;
+use super::proto::StringStringEntryProto;
 use crate::error::{Error, Place, Result};
-use crate::onnx::Limits;
-use crate::onnx::proto::{TensorProto, tensor_proto::DataLocation};
-use crate::onnx::tensors;
 
-/// Whether a tensor's data are outside the model file.
-pub(crate) fn is_external(proto: &TensorProto) -> bool {
-    proto.data_location.enum_value_or_default() == DataLocation::EXTERNAL
-}
+/// Bytes of a location. File systems allow more with many folders, but no exporter writes them.
+const LONGEST_LOCATION: usize = 1024;
 
-/// Where a tensor's data are said to lie.
-struct Location<'a> {
-    file: &'a str,
+/// Where a tensor's bytes are: a file in the model's directory, and a range in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reference {
+    location: String,
     offset: u64,
-    length: Option<u64>,
+    length: u64,
 }
 
-fn location(proto: &TensorProto) -> Result<Location<'_>> {
-    let mut place = Location { file: "", offset: 0, length: None };
-    for entry in &proto.external_data {
-        let number = || entry.value.parse::<u64>().map_err(|_| Error::malformed(format!("external {} '{}' is not a size", entry.key, entry.value)));
-        match entry.key.as_str() {
-            "location" => place.file = &entry.value,
-            "offset" => place.offset = number()?,
-            "length" => place.length = Some(number()?),
-            // Checksums and keys of other tools do not change where the bytes are.
-            _ => {}
+impl Reference {
+    /// Reads the entries of `external_data` for a tensor of `bytes` bytes. Keys other than location, offset and length
+    /// (checksum, and what some writers add) are ignored, as ONNX Runtime ignores them.
+    ///
+    /// # Errors
+    /// Malformed where the location is missing, a key is given twice, a number is not plain decimal digits, or the length is
+    /// not the tensor's.
+    pub fn parse(entries: &[StringStringEntryProto], bytes: u64) -> Result<Reference> {
+        let value = |key: &str| -> Result<Option<&str>> {
+            let mut values = entries.iter().filter(|entry| entry.key == key).map(|entry| entry.value.as_str());
+            match (values.next(), values.next()) {
+                (_, Some(_)) => Err(Error::malformed(format!("its external data names a second {key}"))),
+                (value, None) => Ok(value),
+            }
+        };
+        let number = |key: &str| -> Result<Option<u64>> {
+            let Some(text) = value(key)? else { return Ok(None) };
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            match text.parse() {
+                Ok(number) if digits => Ok(Some(number)),
+                _ => Err(Error::malformed(format!("the {key} {} of its external data is not a plain number", quoted(text)))),
+            }
+        };
+        let location = value("location")?.ok_or_else(|| Error::malformed("its external data has no location"))?.to_string();
+        let offset = number("offset")?.unwrap_or(0);
+        let length = number("length")?.unwrap_or(bytes);
+        if length != bytes {
+            return Err(Error::malformed(format!("its external data has {length} bytes, but type and shape need {bytes}")));
+        }
+        Ok(Reference { location, offset, length })
+    }
+
+    /// The path components below the model's directory.
+    fn components(&self) -> Result<Vec<&std::ffi::OsStr>> {
+        let refuse = |why: &str| {
+            Error::malformed(format!("external data {} {why}", quoted(&self.location)))
+                .help("external data must lie in the model's own directory")
+        };
+        if self.location.len() > LONGEST_LOCATION {
+            return Err(refuse("is too long a name"));
+        }
+        if self.location.contains('\0') {
+            return Err(refuse("has a zero byte in its name"));
+        }
+        let mut names = Vec::new();
+        for component in Path::new(&self.location).components() {
+            match component {
+                Component::Normal(name) => names.push(name),
+                Component::CurDir => {}
+                Component::ParentDir => return Err(refuse("leaves the directory with '..'")),
+                Component::RootDir | Component::Prefix(_) => return Err(refuse("is an absolute path")),
+            }
+        }
+        if names.is_empty() {
+            return Err(refuse("names no file"));
+        }
+        Ok(names)
+    }
+}
+
+/// The directory that a model's external data lie in.
+#[derive(Debug, Clone)]
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    /// The directory of the model file at `path`.
+    pub fn of(path: &Path) -> Directory {
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => Directory(parent.to_path_buf()),
+            _ => Directory(PathBuf::from(".")),
         }
     }
-    if place.file.is_empty() {
-        return Err(Error::malformed("external data have no location"));
+
+    /// Checks that the reference is to a range of a regular file in this directory.
+    ///
+    /// # Errors
+    /// Malformed for a path that is absolute or holds `..`, for symbolic links in any component, hard links, anything that is
+    /// not a regular file, a missing file, and a range outside the file.
+    pub fn check(&self, reference: &Reference) -> Result<()> {
+        self.open(reference).map(drop)
     }
-    Ok(place)
-}
 
-/// Checks that a tensor's external data lie inside `directory` and have the size that its dimensions need, without reading them.
-pub(crate) fn check(proto: &TensorProto, directory: &Path, limits: &Limits) -> Result<u64> {
-    let place = location(proto)?;
-    let needed = needed_bytes(proto, &place, limits)?;
-    let (_, metadata) = open(place.file, directory)?;
-    let end = place.offset.checked_add(needed);
-    if end.is_none_or(|end| end > metadata.len()) {
-        let (offset, size) = (place.offset, metadata.len());
-        return Err(Error::malformed(format!("needs {needed} bytes at offset {offset} of '{}', which has {size}", place.file)));
-    }
-    Ok(needed)
-}
-
-/// Reads a tensor's external data.
-pub(crate) fn load(proto: &TensorProto, directory: &Path, limits: &Limits) -> Result<Vec<u8>> {
-    let needed = check(proto, directory, limits)?;
-    let place = location(proto)?;
-    let (mut file, _) = open(place.file, directory)?;
-    let mut bytes = vec![0; usize::try_from(needed).map_err(Error::malformed)?];
-    let read = file.seek(SeekFrom::Start(place.offset)).and_then(|_| file.read_exact(&mut bytes));
-    read.map_err(|e| Error::malformed(format!("external data cannot be read: {e}"))).at(|| place.file.to_string())?;
-    Ok(bytes)
-}
-
-fn needed_bytes(proto: &TensorProto, place: &Location, limits: &Limits) -> Result<u64> {
-    let needed = tensors::stored_bytes(proto, limits)?;
-    match place.length {
-        Some(length) if length != needed => {
-            Err(Error::malformed(format!("external data have {length} bytes where the dimensions need {needed}")))
+    /// Reads the referenced bytes, and nothing else of the file.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check); Unexpected where reading fails.
+    pub fn read(&self, reference: &Reference) -> Result<Vec<u8>> {
+        let (mut file, path) = self.open(reference)?;
+        let length = usize::try_from(reference.length).map_err(|_| Error::malformed("more bytes than memory can address"))?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|error| Error::unexpected(error).at(path.display()))?;
+        file.seek(SeekFrom::Start(reference.offset)).map_err(|error| Error::io(&path, &error))?;
+        file.take(reference.length).read_to_end(&mut bytes).map_err(|error| Error::io(&path, &error))?;
+        if bytes.len() != length {
+            return Err(Error::malformed("the file became shorter while it was read").at(path.display()));
         }
-        _ => Ok(needed),
+        Ok(bytes)
+    }
+
+    /// Every component is looked at without following links, and what is opened must be the very file that was looked at:
+    /// a link that is put in its place in between has another identity.
+    fn open(&self, reference: &Reference) -> Result<(File, PathBuf)> {
+        let names = reference.components()?;
+        let mut path = self.0.clone();
+        let mut seen = None;
+        for (index, name) in names.iter().enumerate() {
+            path.push(name);
+            let metadata = std::fs::symlink_metadata(&path).map_err(|error| missing(&path, &error))?;
+            check_component(&metadata, index + 1 == names.len()).at(|| path.display())?;
+            seen = Some(metadata);
+        }
+        let file = File::open(&path).map_err(|error| missing(&path, &error))?;
+        let opened = file.metadata().map_err(|error| Error::io(&path, &error))?;
+        check_component(&opened, true).at(|| path.display())?;
+        if !seen.is_some_and(|seen| same_file(&seen, &opened)) {
+            return Err(Error::malformed("the file was replaced while it was opened").at(path.display()));
+        }
+        let end = reference.offset.checked_add(reference.length);
+        if end.is_none_or(|end| end > opened.len()) {
+            return Err(Error::malformed(format!(
+                "{} bytes from offset {} are wanted, but the file has {}",
+                reference.length,
+                reference.offset,
+                opened.len()
+            ))
+            .at(path.display()));
+        }
+        Ok((file, path))
     }
 }
 
-/// Opens a file inside `directory`, refusing every way out of it.
-fn open(location: &str, directory: &Path) -> Result<(File, Metadata)> {
-    let refuse = |reason: &str| Error::malformed(format!("external data at '{location}' are refused: {reason}"));
-    let relative = Path::new(location);
-    if location.contains(['\\', '\0']) || relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
-        return Err(refuse("the location is absolute or leaves the model's directory"));
+/// The model names the file, so that a name that leads nowhere is the model's fault, whatever the system says of it.
+fn missing(path: &Path, error: &std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::malformed("the model's external data are missing")
+            .at(path.display())
+            .help("keep the model's data files in its directory, under the names that the model gives them"),
+        ErrorKind::PermissionDenied => Error::usage(error).at(path.display()),
+        _ => Error::malformed(error).at(path.display()),
     }
-    let mut path = PathBuf::from(directory);
-    for component in relative.components() {
-        path.push(component);
-        let metadata = std::fs::symlink_metadata(&path).map_err(|e| refuse(&e.to_string()))?;
-        if metadata.file_type().is_symlink() {
-            return Err(refuse("a symbolic link is on the way"));
-        }
+}
+
+fn check_component(metadata: &Metadata, is_last: bool) -> Result<()> {
+    let kind = metadata.file_type();
+    if kind.is_symlink() {
+        return Err(Error::malformed("external data may not be reached through a symbolic link")
+            .help("put a copy of the file in its place"));
     }
-    if !std::fs::symlink_metadata(&path).map_err(|e| refuse(&e.to_string()))?.is_file() {
-        return Err(refuse("it is not a regular file"));
+    if !is_last {
+        return if kind.is_dir() { Ok(()) } else { Err(Error::malformed("not a directory")) };
     }
-    let file = open_without_links(&path).map_err(|e| refuse(&e.to_string()))?;
-    // Asked of the open file, so that nobody can exchange it between look and use.
-    let metadata = file.metadata().map_err(|e| refuse(&e.to_string()))?;
-    if !metadata.is_file() {
-        return Err(refuse("it is not a regular file"));
+    if !kind.is_file() {
+        return Err(Error::malformed("external data must be a regular file"));
     }
-    if link_count(&metadata) > 1 {
-        return Err(refuse("it has other names (hard links), so it may belong to something else"));
+    if has_other_names(metadata) {
+        return Err(Error::malformed("external data may not be a hard link to a file with other names")
+            .help("put a copy of the file in its place"));
     }
-    Ok((file, metadata))
+    Ok(())
 }
 
 #[cfg(unix)]
-fn open_without_links(path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // O_NOFOLLOW and O_NONBLOCK have these values on Linux, the only system that libtorch is provisioned for.
-    const O_NOFOLLOW: i32 = 0o400_000;
-    const O_NONBLOCK: i32 = 0o4_000;
-    OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)
-}
-
-#[cfg(not(unix))]
-fn open_without_links(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).open(path)
-}
-
-#[cfg(unix)]
-fn link_count(metadata: &Metadata) -> u64 {
+fn has_other_names(metadata: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
-    metadata.nlink()
+    metadata.nlink() > 1
+}
+
+#[cfg(unix)]
+fn same_file(a: &Metadata, b: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 #[cfg(not(unix))]
-fn link_count(_metadata: &Metadata) -> u64 {
-    1
+fn has_other_names(_metadata: &Metadata) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn same_file(a: &Metadata, b: &Metadata) -> bool {
+    a.len() == b.len() && a.modified().ok() == b.modified().ok()
 }

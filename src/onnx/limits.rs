@@ -1,35 +1,39 @@
-//! How much a file may ask for.
+//! How much of anything an untrusted file may ask for.
 
-/// Limits on untrusted files. Each default is far above what real models need and far below what would exhaust a machine.
+/// Bounds on what a model file may contain. A file that goes beyond one is refused as malformed, with the bound's name.
+///
+/// The defaults admit every image classifier in use and keep a hostile file from exhausting the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The greatest size of the `.onnx` file itself: 2 GiB, protobuf's own maximum.
+    /// Bytes of the `.onnx` file itself, external data apart. Default 2 GiB, which is protobuf's own maximum.
     pub file_bytes: u64,
-    /// The greatest size of one tensor in memory: 8 GiB.
+    /// Bytes of one tensor's values. Default 4 GiB.
     pub tensor_bytes: u64,
-    /// The greatest size of all initializers together, external data included: 16 GiB.
+    /// Bytes of all tensors' values together, external data included. Default 16 GiB.
     pub total_tensor_bytes: u64,
-    /// How deep messages may nest: 64. A subgraph in a subgraph takes three levels.
+    /// Bytes that the parsed messages may take in memory beyond the file's own size: a message of two bytes in a file takes
+    /// hundreds in memory. Default 512 MiB, enough for more than 100,000 nodes with their attributes.
+    pub overhead_bytes: u64,
+    /// Messages inside one another, the model itself not counted; a subgraph inside a subgraph is three deeper. Default 64.
+    /// Values above 100 change nothing: the protobuf parser stops there.
     pub nesting: usize,
-    /// The greatest number of messages (nodes, attributes, tensors, ...): 1,000,000. Every message takes some hundred bytes in memory
-    /// however short it is in the file.
-    pub messages: usize,
-    /// The greatest number of fields: 20,000,000.
-    pub fields: usize,
-    /// The greatest rank of a tensor: 16.
+    /// Nodes of all graphs, subgraphs and functions together. Default 1,000,000.
+    pub nodes: usize,
+    /// Dimensions of one tensor. Default 16.
     pub rank: usize,
 }
 
+const GIB: u64 = 1 << 30;
+
 impl Default for Limits {
     fn default() -> Self {
-        const GIB: u64 = 1 << 30;
         Limits {
             file_bytes: 2 * GIB,
-            tensor_bytes: 8 * GIB,
+            tensor_bytes: 4 * GIB,
             total_tensor_bytes: 16 * GIB,
+            overhead_bytes: GIB / 2,
             nesting: 64,
-            messages: 1_000_000,
-            fields: 20_000_000,
+            nodes: 1_000_000,
             rank: 16,
         }
     }

@@ -1,224 +1,325 @@
-//! `TensorProto` to tensors and back.
+//! Tensor values between ONNX and libtorch.
+//!
+//! Source: `onnx.proto`, `TensorProto`: raw data are little endian; FLOAT16 and BFLOAT16 stand as bits in `int32_data`.
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::Limits;
-use crate::onnx::proto::{TensorProto, tensor_proto::DataType};
+use std::borrow::Cow;
+
+use super::external::Directory;
+use super::layout::{Source, element_of, layout};
+use super::limits::Limits;
+use super::names::quoted;
+use super::proto::TensorProto;
+use super::proto::tensor_proto::{DataLocation, DataType};
+use crate::error::{Error, Place, Result};
 use crate::tensor::{Device, Kind, Tensor};
 
-/// How a type of ONNX is stored in a file and held in memory.
-struct Layout {
-    /// Bytes of one element in `raw_data`.
-    width: u64,
-    kind: Kind,
-}
+#[cfg(target_endian = "big")]
+compile_error!("raw tensor data are handed to libtorch as they are, which is right on little-endian machines only");
 
-/// The layout of a data type.
+/// The kind of tensor that [`OnnxFile::tensor`](super::OnnxFile::tensor) makes of a data type (`TensorProto.DataType`, as the
+/// Cast operator's `to` and value types give it). UINT16 widens to `Int`, UINT32 and UINT64 to `Int64`.
 ///
 /// # Errors
-/// Malformed, for a code that ONNX does not have; Unsupported, for a type that libtorch does not compute with.
-fn layout(proto: &TensorProto) -> Result<(DataType, Layout)> {
-    let data_type = <DataType as protobuf::Enum>::from_i32(proto.data_type);
-    let Some(data_type) = data_type.filter(|d| *d != DataType::UNDEFINED) else {
-        return Err(Error::malformed(format!("there is no data type {}", proto.data_type)));
-    };
-    let (width, kind) = match data_type {
-        DataType::FLOAT => (4, Kind::Float),
-        DataType::DOUBLE => (8, Kind::Double),
-        DataType::FLOAT16 => (2, Kind::Half),
-        DataType::BFLOAT16 => (2, Kind::BFloat16),
-        DataType::INT8 => (1, Kind::Int8),
-        DataType::UINT8 => (1, Kind::Uint8),
-        DataType::INT16 => (2, Kind::Int16),
-        DataType::INT32 => (4, Kind::Int),
-        DataType::INT64 => (8, Kind::Int64),
-        DataType::BOOL => (1, Kind::Bool),
-        // libtorch has no arithmetic on these; the next wider kind holds every value, and the operators only need the values.
-        DataType::UINT16 => (2, Kind::Int),
-        DataType::UINT32 => (4, Kind::Int64),
-        DataType::UINT64 => (8, Kind::Int64),
-        other => return Err(Error::unsupported(format!("data type {other:?} is not supported"))),
-    };
-    Ok((data_type, Layout { width, kind }))
-}
-
-/// The number of elements, checked.
-fn elements(proto: &TensorProto, limits: &Limits) -> Result<u64> {
-    if proto.dims.len() > limits.rank {
-        return Err(Error::malformed(format!("has rank {}, more than {}", proto.dims.len(), limits.rank)));
-    }
-    let mut count = 1_u64;
-    for &dim in &proto.dims {
-        let dim = u64::try_from(dim).map_err(|_| Error::malformed(format!("has the negative dimension {dim}")))?;
-        count = count.checked_mul(dim).ok_or_else(|| Error::malformed(format!("has dimensions {:?}, which overflow", proto.dims)))?;
-    }
-    Ok(count)
-}
-
-/// Bytes that a tensor of this type and these dimensions needs, within the limits.
-pub(crate) fn stored_bytes(proto: &TensorProto, limits: &Limits) -> Result<u64> {
-    let count = elements(proto, limits)?;
-    let width = match layout(proto) {
-        Ok((_, layout)) => layout.width,
-        // Whatever the type is, it cannot be used; its size only has to be plausible.
-        Err(error) if error.kind() == ErrorKind::Unsupported => 1,
-        Err(error) => return Err(error),
-    };
-    match count.checked_mul(width) {
-        Some(bytes) if bytes <= limits.tensor_bytes => Ok(bytes),
-        _ => Err(Error::malformed(format!("has dimensions {:?}, more than the {} bytes that are allowed", proto.dims, limits.tensor_bytes))),
+/// Unsupported for types that libtorch does not compute with (strings, complex numbers, 8-bit and smaller floats, 4-bit and
+/// smaller integers); Malformed for numbers that are no data type.
+pub fn kind_of(data_type: i32) -> Result<Kind> {
+    let element = element_of(data_type)?;
+    match <DataType as protobuf::Enum>::from_i32(data_type) {
+        Some(DataType::FLOAT) => Ok(Kind::Float),
+        Some(DataType::DOUBLE) => Ok(Kind::Double),
+        Some(DataType::FLOAT16) => Ok(Kind::Half),
+        Some(DataType::BFLOAT16) => Ok(Kind::BFloat16),
+        Some(DataType::UINT8) => Ok(Kind::Uint8),
+        Some(DataType::INT8) => Ok(Kind::Int8),
+        Some(DataType::INT16) => Ok(Kind::Int16),
+        Some(DataType::INT32 | DataType::UINT16) => Ok(Kind::Int),
+        Some(DataType::INT64 | DataType::UINT32 | DataType::UINT64) => Ok(Kind::Int64),
+        Some(DataType::BOOL) => Ok(Kind::Bool),
+        _ => Err(Error::unsupported(format!("data type {} is not supported", element.name))),
     }
 }
 
-/// Checks that the payload has as many elements as the dimensions say, and gives the bytes that it needs.
-pub(crate) fn check(proto: &TensorProto, limits: &Limits) -> Result<u64> {
-    let bytes = stored_bytes(proto, limits)?;
-    let count = elements(proto, limits)?;
-    let Ok((data_type, _)) = layout(proto) else { return Ok(bytes) };
-    let (found, needed, what) = if proto.raw_data.is_empty() {
-        (typed_len(proto, data_type) as u64, count, "elements")
-    } else {
-        (proto.raw_data.len() as u64, bytes, "bytes")
-    };
-    if found != needed {
-        return Err(Error::malformed(format!("holds {found} {what} where its dimensions {:?} need {needed}", proto.dims)));
-    }
-    Ok(bytes)
-}
-
-/// Elements in the typed field that belongs to a data type.
-fn typed_len(proto: &TensorProto, data_type: DataType) -> usize {
-    match data_type {
-        DataType::FLOAT => proto.float_data.len(),
-        DataType::DOUBLE => proto.double_data.len(),
-        DataType::INT64 => proto.int64_data.len(),
-        DataType::UINT32 | DataType::UINT64 => proto.uint64_data.len(),
-        _ => proto.int32_data.len(),
-    }
-}
-
-/// A CPU tensor out of a message that holds its own data.
+/// The ONNX data type of a kind of tensor.
 ///
 /// # Errors
-/// Malformed, when data and dimensions do not fit; Unsupported, for types that libtorch has not.
-pub fn decode(proto: &TensorProto) -> Result<Tensor> {
-    let (data_type, layout) = layout(proto)?;
-    check(proto, &Limits::default())?;
-    if !proto.raw_data.is_empty() {
-        return from_bytes(proto, &proto.raw_data);
+/// Unsupported for complex, quantised and 8-bit floating-point kinds.
+pub fn data_type_of(kind: Kind) -> Result<DataType> {
+    match kind {
+        Kind::Float => Ok(DataType::FLOAT),
+        Kind::Double => Ok(DataType::DOUBLE),
+        Kind::Half => Ok(DataType::FLOAT16),
+        Kind::BFloat16 => Ok(DataType::BFLOAT16),
+        Kind::Uint8 => Ok(DataType::UINT8),
+        Kind::Int8 => Ok(DataType::INT8),
+        Kind::Int16 => Ok(DataType::INT16),
+        Kind::Int => Ok(DataType::INT32),
+        Kind::Int64 => Ok(DataType::INT64),
+        Kind::Bool => Ok(DataType::BOOL),
+        other => Err(Error::unsupported(format!("tensors of kind {other:?} cannot be written to ONNX"))),
     }
-    let shape = proto.dims.as_slice();
-    let low_bits = |v: &i32| (*v as u32 & 0xffff) as u16;
-    let tensor = match data_type {
-        DataType::FLOAT => Tensor::f_from_slice(&proto.float_data)?,
-        DataType::DOUBLE => Tensor::f_from_slice(&proto.double_data)?,
-        DataType::INT64 => Tensor::f_from_slice(&proto.int64_data)?,
-        DataType::UINT32 | DataType::UINT64 => Tensor::f_from_slice(&unsigned(proto.uint64_data.iter().copied())?)?,
-        // Stored as bit patterns in the low half of each number.
-        DataType::FLOAT16 | DataType::BFLOAT16 => {
-            let bytes: Vec<u8> = proto.int32_data.iter().flat_map(|v| low_bits(v).to_le_bytes()).collect();
-            return Ok(Tensor::f_from_data_size(&bytes, shape, layout.kind)?);
-        }
-        _ => Tensor::f_from_slice(&proto.int32_data)?.f_to_kind(layout.kind)?,
-    };
-    Ok(tensor.f_view(shape)?)
 }
 
-/// A CPU tensor out of raw little-endian bytes, of the type and dimensions that `proto` states.
-pub(crate) fn from_bytes(proto: &TensorProto, bytes: &[u8]) -> Result<Tensor> {
-    let (data_type, layout) = layout(proto)?;
-    let shape = proto.dims.as_slice();
-    let tensor = match data_type {
-        DataType::UINT16 => {
-            let values: Vec<i32> = bytes.as_chunks::<2>().0.iter().map(|b| i32::from(u16::from_le_bytes(*b))).collect();
-            Tensor::f_from_slice(&values)?.f_view(shape)?
-        }
-        DataType::UINT32 => {
-            let values: Vec<i64> = bytes.as_chunks::<4>().0.iter().map(|b| i64::from(u32::from_le_bytes(*b))).collect();
-            Tensor::f_from_slice(&values)?.f_view(shape)?
-        }
-        DataType::UINT64 => {
-            let values = unsigned(bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)))?;
-            Tensor::f_from_slice(&values)?.f_view(shape)?
-        }
-        // Any byte but 0 and 1 would be undefined behaviour in libtorch's booleans.
-        DataType::BOOL => Tensor::f_from_data_size(bytes, shape, Kind::Uint8)?.f_ne(0)?,
-        _ => Tensor::f_from_data_size(bytes, shape, layout.kind)?,
-    };
-    Ok(tensor)
-}
-
-fn unsigned(values: impl Iterator<Item = u64>) -> Result<Vec<i64>> {
-    values.map(|v| i64::try_from(v).map_err(|_| Error::unsupported(format!("the unsigned number {v} is above 2^63 - 1")))).collect()
-}
-
-/// The message of a tensor on any device, detached, as little-endian `raw_data`.
+/// A tensor of any device as an ONNX tensor with raw data, detached from its gradient.
 ///
 /// # Errors
-/// Unsupported, for kinds that ONNX has not.
+/// Unsupported as for [`data_type_of`]; Unexpected where libtorch fails.
 pub fn to_proto(name: &str, tensor: &Tensor) -> Result<TensorProto> {
-    let data_type = match tensor.kind() {
-        Kind::Float => DataType::FLOAT,
-        Kind::Double => DataType::DOUBLE,
-        Kind::Half => DataType::FLOAT16,
-        Kind::BFloat16 => DataType::BFLOAT16,
-        Kind::Int8 => DataType::INT8,
-        Kind::Uint8 => DataType::UINT8,
-        Kind::Int16 => DataType::INT16,
-        Kind::Int => DataType::INT32,
-        Kind::Int64 => DataType::INT64,
-        Kind::Bool => DataType::BOOL,
-        other => return Err(Error::unsupported(format!("tensors of kind {other:?} cannot be written as ONNX"))),
+    let encode = || -> Result<TensorProto> {
+        let kind = tensor.f_kind()?;
+        let data_type = data_type_of(kind)? as i32;
+        let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+        let mut raw_data = vec![0; flat.numel().saturating_mul(kind.elt_size_in_bytes())];
+        flat.f_copy_data_u8(&mut raw_data, flat.numel())?;
+        Ok(TensorProto { name: name.to_string(), data_type, dims: tensor.size(), raw_data, ..Default::default() })
     };
-    let host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
-    let count = host.numel();
-    let mut raw_data = vec![0_u8; count.saturating_mul(host.kind().elt_size_in_bytes())];
-    host.f_copy_data_u8(&mut raw_data, count)?;
-    Ok(TensorProto { name: name.to_string(), dims: tensor.size(), data_type: data_type as i32, raw_data, ..Default::default() })
+    encode().at(|| place(name))
+}
+
+/// A CPU tensor out of a message that holds its own values, such as an attribute's.
+///
+/// # Errors
+/// As [`OnnxFile::tensor`](super::OnnxFile::tensor); Malformed, when the values are said to lie in another file.
+pub fn from_proto(tensor: &TensorProto) -> Result<Tensor> {
+    decode(tensor, &Limits::default(), None)
+}
+
+/// See [`OnnxFile::tensor`](super::OnnxFile::tensor).
+pub(super) fn decode(tensor: &TensorProto, limits: &Limits, directory: Option<&Directory>) -> Result<Tensor> {
+    decode_values(tensor, limits, directory).at(|| place(&tensor.name))
+}
+
+fn place(name: &str) -> String {
+    if name.is_empty() { "tensor".to_string() } else { format!("tensor {}", quoted(name)) }
+}
+
+fn decode_values(tensor: &TensorProto, limits: &Limits, directory: Option<&Directory>) -> Result<Tensor> {
+    let layout = layout(tensor, limits)?;
+    let kind = kind_of(tensor.data_type)?;
+    if layout.elements == 0 {
+        return Ok(Tensor::f_zeros(&tensor.dims, (kind, Device::Cpu))?);
+    }
+    let bytes = match &layout.source {
+        Source::Raw => Cow::Borrowed(tensor.raw_data.as_slice()),
+        Source::External(reference) => Cow::Owned(directory.ok_or_else(no_directory)?.read(reference)?),
+        Source::Typed => Cow::Owned(typed_bytes(tensor)?),
+    };
+    let bytes = convert(tensor.data_type, bytes)?;
+    // libtorch copies as many bytes as shape and kind say, wherever the slice ends.
+    if layout.elements.checked_mul(kind.elt_size_in_bytes() as u64) != Some(bytes.len() as u64) {
+        return Err(Error::unexpected(format!("{} bytes for {} elements of {kind:?}", bytes.len(), layout.elements)));
+    }
+    Ok(Tensor::f_from_data_size(&bytes, &tensor.dims, kind)?)
+}
+
+fn no_directory() -> Error {
+    Error::malformed("its values are external data, but the model has no directory")
+}
+
+/// Replaces external data by the bytes themselves; leaves every other tensor alone.
+pub(super) fn embed(tensor: &mut TensorProto, limits: &Limits, directory: Option<&Directory>) -> Result<()> {
+    let bytes = match layout(tensor, limits).at(|| place(&tensor.name))?.source {
+        Source::External(reference) => {
+            directory.ok_or_else(no_directory).and_then(|directory| directory.read(&reference)).at(|| place(&tensor.name))?
+        }
+        Source::Raw | Source::Typed => return Ok(()),
+    };
+    tensor.raw_data = bytes;
+    tensor.external_data.clear();
+    tensor.data_location = DataLocation::DEFAULT.into();
+    Ok(())
+}
+
+/// The values of a typed field, as `raw_data` would hold them.
+fn typed_bytes(tensor: &TensorProto) -> Result<Vec<u8>> {
+    let narrow = |fits: fn(i32) -> Option<[u8; 2]>, width: usize| -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(tensor.int32_data.len() * width);
+        for &value in &tensor.int32_data {
+            let pair = fits(value).ok_or_else(|| {
+                Error::malformed(format!("value {value} in its int32_data does not fit data type {}", tensor.data_type))
+            })?;
+            bytes.extend_from_slice(&pair[..width]);
+        }
+        Ok(bytes)
+    };
+    match <DataType as protobuf::Enum>::from_i32(tensor.data_type) {
+        Some(DataType::FLOAT) => Ok(tensor.float_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Some(DataType::DOUBLE) => Ok(tensor.double_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Some(DataType::INT64) => Ok(tensor.int64_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Some(DataType::UINT64) => Ok(tensor.uint64_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Some(DataType::INT32) => Ok(tensor.int32_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Some(DataType::UINT32) => {
+            let mut bytes = Vec::with_capacity(tensor.uint64_data.len().saturating_mul(4));
+            for &value in &tensor.uint64_data {
+                let value = u32::try_from(value)
+                    .map_err(|_| Error::malformed(format!("value {value} in its uint64_data does not fit UINT32")))?;
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+            Ok(bytes)
+        }
+        Some(DataType::UINT16 | DataType::FLOAT16 | DataType::BFLOAT16) => {
+            narrow(|value| u16::try_from(value).ok().map(u16::to_le_bytes), 2)
+        }
+        Some(DataType::INT16) => narrow(|value| i16::try_from(value).ok().map(i16::to_le_bytes), 2),
+        Some(DataType::UINT8) => narrow(|value| u8::try_from(value).ok().map(|value| [value, 0]), 1),
+        Some(DataType::INT8) => narrow(|value| i8::try_from(value).ok().map(|value| [value.cast_unsigned(), 0]), 1),
+        Some(DataType::BOOL) => narrow(|value| Some([u8::from(value != 0), 0]), 1),
+        _ => Err(Error::unsupported(format!("data type {} is not supported", tensor.data_type))),
+    }
+}
+
+/// Bytes as ONNX stores them to bytes as libtorch's kind for that type holds them.
+fn convert(data_type: i32, bytes: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>> {
+    match <DataType as protobuf::Enum>::from_i32(data_type) {
+        // libtorch counts on a boolean's byte being 0 or 1.
+        Some(DataType::BOOL) => Ok(Cow::Owned(bytes.iter().map(|&byte| u8::from(byte != 0)).collect())),
+        Some(DataType::UINT16) => Ok(Cow::Owned(
+            bytes.as_chunks().0.iter().flat_map(|&pair| i32::from(u16::from_le_bytes(pair)).to_le_bytes()).collect(),
+        )),
+        Some(DataType::UINT32) => Ok(Cow::Owned(
+            bytes.as_chunks().0.iter().flat_map(|&word| i64::from(u32::from_le_bytes(word)).to_le_bytes()).collect(),
+        )),
+        Some(DataType::UINT64) => {
+            let beyond = |value: &u64| i64::try_from(*value).is_err();
+            match bytes.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word)).find(beyond) {
+                Some(value) => Err(Error::unsupported(format!("its UINT64 value {value} is beyond {}", i64::MAX))),
+                None => Ok(bytes),
+            }
+        }
+        _ => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::error::ErrorKind;
     use crate::tensor::{to_f64s, to_i64s};
 
-    fn proto(data_type: DataType, dims: &[i64]) -> TensorProto {
-        TensorProto { dims: dims.to_vec(), data_type: data_type as i32, name: "t".into(), ..Default::default() }
+    fn decoded(tensor: &TensorProto) -> Result<Tensor> {
+        decode(tensor, &Limits::default(), None)
+    }
+
+    fn raw(data_type: DataType, dims: &[i64], raw_data: &[u8]) -> TensorProto {
+        TensorProto { data_type: data_type as i32, dims: dims.to_vec(), raw_data: raw_data.to_vec(), ..Default::default() }
+    }
+
+    fn ints(data_type: DataType, values: &[i32]) -> TensorProto {
+        let dims = vec![i64::try_from(values.len()).unwrap()];
+        TensorProto { data_type: data_type as i32, dims, int32_data: values.to_vec(), ..Default::default() }
+    }
+
+    fn floats_of(tensor: &TensorProto) -> (Kind, Vec<f64>) {
+        let tensor = decoded(tensor).unwrap();
+        (tensor.f_kind().unwrap(), to_f64s(&tensor).unwrap())
+    }
+
+    fn ints_of(tensor: &TensorProto) -> (Kind, Vec<i64>) {
+        let tensor = decoded(tensor).unwrap();
+        (tensor.f_kind().unwrap(), to_i64s(&tensor).unwrap())
+    }
+
+    /// Bit patterns from IEEE 754: half 3c00 is 1, c100 is -2.5, 7bff is 65504; bfloat16 is the upper half of a float.
+    #[test]
+    fn floats_have_the_values_of_their_bits() {
+        let half = vec![1.0, -2.5, 65504.0];
+        assert_eq!(floats_of(&ints(DataType::FLOAT16, &[0x3c00, 0xc100, 0x7bff])), (Kind::Half, half.clone()));
+        assert_eq!(floats_of(&raw(DataType::FLOAT16, &[3], &[0, 0x3c, 0, 0xc1, 0xff, 0x7b])), (Kind::Half, half));
+        let brain = (Kind::BFloat16, vec![1.0, -3.140625]);
+        assert_eq!(floats_of(&ints(DataType::BFLOAT16, &[0x3f80, 0xc049])), brain);
+        assert_eq!(floats_of(&raw(DataType::BFLOAT16, &[2], &[0x80, 0x3f, 0x49, 0xc0])), brain);
+        assert_eq!(floats_of(&raw(DataType::FLOAT, &[], &[0, 0, 0x20, 0xc0])), (Kind::Float, vec![-2.5]));
+        assert_eq!(floats_of(&raw(DataType::DOUBLE, &[1], &[0, 0, 0, 0, 0, 0, 4, 0xc0])), (Kind::Double, vec![-2.5]));
+        let typed = TensorProto { data_type: 1, dims: vec![2], float_data: vec![1.5, -0.25], ..Default::default() };
+        assert_eq!(floats_of(&typed), (Kind::Float, vec![1.5, -0.25]));
+        let typed = TensorProto { data_type: 11, dims: vec![1], double_data: vec![1e300], ..Default::default() };
+        assert_eq!(floats_of(&typed), (Kind::Double, vec![1e300]));
     }
 
     #[test]
-    fn every_kind_survives_the_round_trip() {
-        let values = Tensor::f_from_slice(&[0.0_f32, 1.0, 2.5, -3.0]).unwrap().f_view([2, 2]).unwrap();
-        let kinds = [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16, Kind::Int8, Kind::Int16, Kind::Int, Kind::Int64, Kind::Bool];
-        for kind in kinds {
+    fn integers_have_their_values_in_both_encodings() {
+        assert_eq!(ints_of(&ints(DataType::INT8, &[-128, 127])), (Kind::Int8, vec![-128, 127]));
+        assert_eq!(ints_of(&raw(DataType::INT8, &[2], &[0x80, 0x7f])), (Kind::Int8, vec![-128, 127]));
+        assert_eq!(ints_of(&ints(DataType::UINT8, &[0, 255])), (Kind::Uint8, vec![0, 255]));
+        assert_eq!(ints_of(&ints(DataType::INT16, &[-32768])), (Kind::Int16, vec![-32768]));
+        assert_eq!(ints_of(&raw(DataType::INT16, &[1], &[0, 0x80])), (Kind::Int16, vec![-32768]));
+        assert_eq!(ints_of(&ints(DataType::INT32, &[i32::MIN])), (Kind::Int, vec![i64::from(i32::MIN)]));
+        let long = TensorProto { data_type: 7, dims: vec![1], int64_data: vec![i64::MIN], ..Default::default() };
+        assert_eq!(ints_of(&long), (Kind::Int64, vec![i64::MIN]));
+        assert_eq!(ints_of(&ints(DataType::BOOL, &[0, 1, 2])), (Kind::Bool, vec![0, 1, 1]));
+        assert_eq!(ints_of(&raw(DataType::BOOL, &[3], &[0, 1, 0xff])), (Kind::Bool, vec![0, 1, 1]));
+    }
+
+    #[test]
+    fn unsigned_integers_widen() {
+        assert_eq!(ints_of(&ints(DataType::UINT16, &[65535])), (Kind::Int, vec![65535]));
+        assert_eq!(ints_of(&raw(DataType::UINT16, &[1], &[0xff, 0xff])), (Kind::Int, vec![65535]));
+        assert_eq!(ints_of(&raw(DataType::UINT32, &[1], &[0xff; 4])), (Kind::Int64, vec![4_294_967_295]));
+        let word = |data_type: i32, value| TensorProto { data_type, uint64_data: vec![value], ..Default::default() };
+        assert_eq!(ints_of(&word(12, 4_294_967_295)), (Kind::Int64, vec![4_294_967_295]));
+        assert_eq!(ints_of(&word(13, 1 << 62)), (Kind::Int64, vec![1 << 62]));
+        assert_eq!(decoded(&word(13, 1 << 63)).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(decoded(&word(12, 1 << 32)).unwrap_err().kind(), ErrorKind::Malformed);
+    }
+
+    #[test]
+    fn values_that_do_not_fit_their_type_are_malformed() {
+        for tensor in [
+            ints(DataType::INT8, &[128]),
+            ints(DataType::UINT8, &[-1]),
+            ints(DataType::INT16, &[40_000]),
+            ints(DataType::UINT16, &[-1]),
+            ints(DataType::FLOAT16, &[1 << 16]),
+        ] {
+            assert_eq!(decoded(&tensor).unwrap_err().kind(), ErrorKind::Malformed, "{tensor:?}");
+        }
+    }
+
+    #[test]
+    fn scalars_and_empty_tensors_keep_their_shapes() {
+        assert_eq!(decoded(&raw(DataType::FLOAT, &[], &[0; 4])).unwrap().size(), Vec::<i64>::new());
+        assert_eq!(decoded(&raw(DataType::FLOAT, &[0], &[])).unwrap().size(), [0]);
+        assert_eq!(decoded(&raw(DataType::INT64, &[2, 0, 3], &[])).unwrap().size(), [2, 0, 3]);
+    }
+
+    #[test]
+    fn types_that_libtorch_lacks_are_unsupported() {
+        let text = TensorProto { data_type: 8, dims: vec![1], string_data: vec![b"a".to_vec()], ..Default::default() };
+        assert_eq!(decoded(&text).unwrap_err().kind(), ErrorKind::Unsupported);
+        for (data_type, bytes) in [(14, 8), (15, 16), (17, 1), (18, 1), (19, 1), (20, 1), (21, 1), (22, 1), (23, 1), (28, 1)] {
+            let tensor = TensorProto { data_type, raw_data: vec![0; bytes], ..Default::default() };
+            assert_eq!(decoded(&tensor).unwrap_err().kind(), ErrorKind::Unsupported, "{data_type}");
+        }
+    }
+
+    #[test]
+    fn every_kind_survives_a_round_trip() {
+        let values = Tensor::f_from_slice(&[0.0_f32, 1.0, 2.0, 3.0, 100.0, 0.5]).unwrap().f_reshape([2, 3]).unwrap();
+        for kind in [
+            Kind::Float,
+            Kind::Double,
+            Kind::Half,
+            Kind::BFloat16,
+            Kind::Int8,
+            Kind::Uint8,
+            Kind::Int16,
+            Kind::Int,
+            Kind::Int64,
+            Kind::Bool,
+        ] {
             let tensor = values.f_to_kind(kind).unwrap();
-            let back = decode(&to_proto("t", &tensor).unwrap()).unwrap();
-            assert_eq!((back.kind(), back.size()), (kind, vec![2, 2]));
-            assert_eq!(to_f64s(&back).unwrap(), to_f64s(&tensor).unwrap());
+            let back = decoded(&to_proto("t", &tensor).unwrap()).unwrap();
+            assert_eq!((back.f_kind().unwrap(), back.size()), (kind, vec![2, 3]));
+            assert!(back.f_equal(&tensor).unwrap(), "{kind:?}");
         }
     }
 
     #[test]
-    fn typed_fields_are_read() {
-        let mut half = proto(DataType::FLOAT16, &[2]);
-        half.int32_data = vec![0x3c00, 0xc000];
-        assert_eq!(to_f64s(&decode(&half).unwrap()).unwrap(), [1.0, -2.0]);
-        let mut wide = proto(DataType::UINT64, &[1]);
-        wide.uint64_data = vec![7];
-        assert_eq!(to_i64s(&decode(&wide).unwrap()).unwrap(), [7]);
-        wide.uint64_data = vec![u64::MAX];
-        assert_eq!(decode(&wide).unwrap_err().kind(), ErrorKind::Unsupported);
-        let mut scalar = proto(DataType::FLOAT, &[]);
-        scalar.float_data = vec![4.0];
-        assert_eq!(decode(&scalar).unwrap().size(), Vec::<i64>::new());
-    }
-
-    #[test]
-    fn dimensions_must_fit_the_payload() {
-        for dims in [vec![3], vec![-1], vec![i64::MAX, i64::MAX], vec![1 << 40], vec![1; 17], vec![0]] {
-            let mut bad = proto(DataType::FLOAT, &dims);
-            bad.raw_data = vec![0; 8];
-            assert_eq!(decode(&bad).unwrap_err().kind(), ErrorKind::Malformed, "{dims:?}");
-        }
+    fn transposed_tensors_with_gradients_are_written_in_their_own_order() {
+        let tensor = Tensor::f_from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).unwrap().f_reshape([2, 2]).unwrap();
+        let tensor = tensor.f_tr().unwrap().f_set_requires_grad(true).unwrap();
+        let proto = to_proto("w", &tensor).unwrap();
+        assert_eq!((proto.name.as_str(), proto.data_type, proto.dims.as_slice()), ("w", 1, [2, 2].as_slice()));
+        assert_eq!(floats_of(&proto).1, [1.0, 3.0, 2.0, 4.0]);
     }
 }

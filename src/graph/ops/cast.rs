@@ -3,7 +3,7 @@
 use super::{Flow, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::tensors;
+use crate::onnx::{from_proto, kind_of};
 use crate::tensor::{Device, Kind, Tensor, is_float};
 
 /// The rows of this family.
@@ -16,22 +16,9 @@ pub const OPS: &[Op] = &[
     Op::new("ConstantOfShape", 9, 1, constant_of_shape).gradients(&[]),
 ];
 
-fn kind_of(code: i64) -> Result<Kind> {
-    let data_type = i32::try_from(code).ok().and_then(<DataType as protobuf::Enum>::from_i32);
-    Ok(match data_type {
-        Some(DataType::FLOAT) => Kind::Float,
-        Some(DataType::DOUBLE) => Kind::Double,
-        Some(DataType::FLOAT16) => Kind::Half,
-        Some(DataType::BFLOAT16) => Kind::BFloat16,
-        Some(DataType::INT8) => Kind::Int8,
-        Some(DataType::UINT8) => Kind::Uint8,
-        Some(DataType::INT16) => Kind::Int16,
-        Some(DataType::INT32) => Kind::Int,
-        Some(DataType::INT64) => Kind::Int64,
-        Some(DataType::BOOL) => Kind::Bool,
-        Some(other) => return Err(Error::unsupported(format!("a cast to {other:?} is not supported"))),
-        None => return Err(Error::malformed(format!("there is no data type {code}"))),
-    })
+/// The kind that a cast's target stands for.
+fn target(code: i64) -> Result<Kind> {
+    kind_of(i32::try_from(code).map_err(|_| Error::malformed(format!("there is no data type {code}")))?)
 }
 
 fn to_kind(x: &Tensor, kind: Kind) -> Result<Tensor> {
@@ -48,7 +35,7 @@ fn cast(node: &Node) -> Result<Kernel> {
     node.ignore("saturate");
     node.ignore("round_mode");
     let to = node.int("to")?.ok_or_else(|| Error::malformed("attribute 'to' is missing"))?;
-    let kind = kind_of(to)?;
+    let kind = target(to)?;
     one(move |call| to_kind(call.input(0)?, kind))
 }
 
@@ -57,7 +44,7 @@ fn cast_by_name(node: &Node) -> Result<Kernel> {
     let name = node.text("to")?.ok_or_else(|| Error::malformed("attribute 'to' is missing"))?;
     let data_type = <DataType as protobuf::Enum>::from_str(&name.to_uppercase());
     let data_type = data_type.ok_or_else(|| Error::malformed(format!("there is no data type '{name}'")))?;
-    let kind = kind_of(data_type as i64)?;
+    let kind = target(data_type as i64)?;
     one(move |call| to_kind(call.input(0)?, kind))
 }
 
@@ -82,7 +69,7 @@ fn always(tensor: Tensor) -> Result<Kernel> {
 
 fn constant(node: &Node) -> Result<Kernel> {
     if let Some(proto) = node.tensor("value")? {
-        return always(tensors::decode(proto)?);
+        return always(from_proto(proto)?);
     }
     if let Some(value) = node.float("value_float")? {
         // The attribute is a 32-bit float, so nothing is lost on the way back.
@@ -105,7 +92,7 @@ fn constant(node: &Node) -> Result<Kernel> {
 
 fn constant_of_shape(node: &Node) -> Result<Kernel> {
     let value = match node.tensor("value")? {
-        Some(proto) => tensors::decode(proto)?,
+        Some(proto) => from_proto(proto)?,
         None => Tensor::f_from_slice(&[0.0_f32])?,
     };
     if value.numel() != 1 {

@@ -1,0 +1,199 @@
+//! From a path, or a model in memory, to an [`OnnxFile`] that the rest of the crate may rely on.
+
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::external::Directory;
+use super::limits::Limits;
+use super::proto::{self, Message};
+use super::{admit, attributes, schema, tensors, verify, walk, write};
+use crate::error::{self, Error, Place, Result};
+use crate::tensor::Tensor;
+
+/// A model that has passed every check, and where it came from.
+///
+/// In `model`, every attribute that holds anything has a type and every opset that old files imply is written down; names are
+/// unique where ONNX wants them to be; every tensor's type and shape agree with the values it carries. Nothing is said about
+/// the order of nodes or the existence of operators.
+#[derive(Debug, Clone)]
+pub struct OnnxFile {
+    /// The file, as it was named.
+    pub path: PathBuf,
+    /// SHA-256 of the `.onnx` file's bytes, in lower-case hexadecimal. External data are not part of it.
+    pub sha256: String,
+    /// Size of the `.onnx` file in bytes, external data apart.
+    pub bytes: u64,
+    /// The parsed model.
+    pub model: proto::ModelProto,
+    pub(super) limits: Limits,
+    pub(super) directory: Option<Directory>,
+}
+
+/// Reads an ONNX file that nobody vouches for.
+///
+/// # Errors
+/// Usage where there is no such file; Malformed where it is not a regular file, breaks a limit, or breaks ONNX's rules;
+/// Unsupported where it is newer than this program. The message names the file, and the node or tensor.
+pub fn read(path: &Path, limits: &Limits) -> Result<OnnxFile> {
+    read_checked(path, limits).at(|| path.display())
+}
+
+/// Reads the bytes of an ONNX file that nobody vouches for, without a file. `name` stands for the path. External data are
+/// refused: there is no directory for them to lie in.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn from_bytes(name: &str, bytes: Vec<u8>, limits: &Limits) -> Result<OnnxFile> {
+    let path = Path::new(name);
+    match bytes.len() as u64 {
+        size if size > limits.file_bytes => Err(too_large(size, limits)),
+        _ => parse(path, bytes, limits, None),
+    }
+    .at(|| name)
+}
+
+/// Makes an [`OnnxFile`] of a model in memory, with the same checks and the SHA-256 that its file will have. `name` stands
+/// for the path. External data are refused: there is no directory for them to lie in.
+///
+/// # Errors
+/// Those of [`read`], and Unsupported where the model would be larger than protobuf allows.
+pub fn from_model(name: &str, mut model: proto::ModelProto, limits: &Limits) -> Result<OnnxFile> {
+    let finish = |model: &mut proto::ModelProto| {
+        check(model, limits, None)?;
+        write::digest(model)
+    };
+    let (sha256, bytes) = finish(&mut model).at(|| name)?;
+    if bytes > limits.file_bytes {
+        return Err(too_large(bytes, limits).at(name));
+    }
+    Ok(OnnxFile { path: PathBuf::from(name), sha256, bytes, model, limits: limits.clone(), directory: None })
+}
+
+/// Reads a file that holds one `TensorProto`, as the inputs and outputs of ONNX's test cases do, and returns its name and values.
+///
+/// # Errors
+/// Those of [`read`] and of [`OnnxFile::tensor`]; external data are refused.
+pub fn read_tensor(path: &Path, limits: &Limits) -> Result<(String, Tensor)> {
+    let read = || -> Result<(String, Tensor)> {
+        let bytes = read_bytes(path, limits)?;
+        admit::admit(&bytes, schema::Message::Tensor, limits)?;
+        let tensor = proto::TensorProto::parse_from_bytes(&bytes)
+            .map_err(|error| Error::malformed(format!("not an ONNX tensor: {error}")))?;
+        let values = tensors::decode(&tensor, limits, None)?;
+        Ok((tensor.name, values))
+    };
+    read().at(|| path.display())
+}
+
+impl OnnxFile {
+    /// The values of `tensor`, a part of this model, as a tensor on the CPU with its shape.
+    ///
+    /// The kind is ONNX's own where libtorch has it (see [`kind_of`](super::kind_of)); UINT16 becomes `Int`, UINT32 and UINT64
+    /// become `Int64`. Booleans are true for every byte but 0.
+    ///
+    /// # Errors
+    /// Unsupported for strings, complex numbers, floats of 8 bits and fewer, integers of 4 bits and fewer, and UINT64 values
+    /// above `i64::MAX`; Malformed where a value does not fit its type, or external data have changed since they were checked.
+    /// The message names the tensor but not the model file, which the caller knows.
+    pub fn tensor(&self, tensor: &proto::TensorProto) -> Result<Tensor> {
+        tensors::decode(tensor, &self.limits, self.directory.as_ref())
+    }
+
+    /// Takes the values of all external data into the model, so that it can be [saved](super::save) anywhere.
+    ///
+    /// # Errors
+    /// Those of reading external data; the model then keeps the references that were not yet replaced.
+    pub fn embed_external_data(&mut self) -> Result<()> {
+        let OnnxFile { path, model, limits, directory, .. } = self;
+        walk::tensors_mut(model, &mut |tensor| tensors::embed(tensor, limits, directory.as_ref())).at(|| path.display())
+    }
+}
+
+fn read_checked(path: &Path, limits: &Limits) -> Result<OnnxFile> {
+    parse(path, read_bytes(path, limits)?, limits, Some(Directory::of(path)))
+}
+
+fn parse(path: &Path, bytes: Vec<u8>, limits: &Limits, directory: Option<Directory>) -> Result<OnnxFile> {
+    if bytes.is_empty() {
+        return Err(Error::malformed("the file is empty"));
+    }
+    admit::admit(&bytes, schema::Message::Model, limits).map_err(|error| explain(error, &bytes))?;
+    let mut model = proto::ModelProto::parse_from_bytes(&bytes)
+        .map_err(|error| explain(Error::malformed(format!("not an ONNX model: {error}")), &bytes))?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    let size = bytes.len() as u64;
+    // The values are in the model by now; both at once would double the memory.
+    drop(bytes);
+    check(&mut model, limits, directory.as_ref())?;
+    Ok(OnnxFile { path: path.to_path_buf(), sha256, bytes: size, model, limits: limits.clone(), directory })
+}
+
+fn check(model: &mut proto::ModelProto, limits: &Limits, directory: Option<&Directory>) -> Result<()> {
+    attributes::complete(model)?;
+    verify::verify(model, limits, directory)
+}
+
+/// The whole file in memory of our own: in a memory map, another process could change the bytes after they were scanned.
+fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
+    // Before opening, because opening a pipe would wait for its other end.
+    let metadata = std::fs::metadata(path).map_err(|error| io(&error))?;
+    regular(&metadata)?;
+    let file = File::open(path).map_err(|error| io(&error))?;
+    let metadata = file.metadata().map_err(|error| io(&error))?;
+    regular(&metadata)?;
+    if metadata.len() > limits.file_bytes {
+        return Err(too_large(metadata.len(), limits));
+    }
+    let mut bytes = Vec::new();
+    let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    bytes.try_reserve_exact(expected).map_err(|error| Error::unexpected(format!("no memory for the file: {error}")))?;
+    file.take(limits.file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| io(&error))?;
+    if bytes.len() as u64 > limits.file_bytes {
+        return Err(too_large(bytes.len() as u64, limits));
+    }
+    Ok(bytes)
+}
+
+fn regular(metadata: &Metadata) -> Result<()> {
+    if metadata.is_dir() {
+        return Err(Error::malformed("a directory, not an ONNX file"));
+    }
+    if !metadata.is_file() {
+        return Err(Error::malformed("not a regular file"));
+    }
+    Ok(())
+}
+
+fn too_large(bytes: u64, limits: &Limits) -> Error {
+    Error::malformed(format!("the model's {bytes} bytes are more than {} (limit file_bytes)", limits.file_bytes))
+}
+
+fn io(error: &std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied => Error::usage(error),
+        _ => Error::new(error::ErrorKind::Unexpected, error),
+    }
+}
+
+/// Says what the file seems to be, where it plainly is something else.
+fn explain(error: Error, bytes: &[u8]) -> Error {
+    let known: [(&[u8], &str); 5] = [
+        (b"PK\x03\x04", "it looks like a zip archive, such as a PyTorch checkpoint; export the model to ONNX first"),
+        (b"\x80\x02", "it looks like a Python pickle, such as a PyTorch checkpoint; export the model to ONNX first"),
+        (b"\x89HDF", "it looks like an HDF5 file, such as a Keras model; export the model to ONNX first"),
+        (b"version https://git-lfs", "it is a Git LFS pointer; fetch the file itself with `git lfs pull`"),
+        (b"<", "it looks like a web page; was the download refused?"),
+    ];
+    match known.iter().find(|(start, _)| bytes.starts_with(start)) {
+        Some((_, help)) => error.help(help),
+        None => error,
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
