@@ -60,7 +60,7 @@ def find(file, requirement, python, platforms, scratch):
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
     ) as pip:
         for line in pip.stdout:
-            link = re.match(r"\s*Found link (\S+)", line)
+            link = re.match(r"\s*Found link (\S+?),?\s", line)
             if link:
                 address = urllib.parse.urldefrag(link[1]).url
                 parts = urllib.parse.urlsplit(address)
@@ -69,7 +69,7 @@ def find(file, requirement, python, platforms, scratch):
                     if parts.username is not None:
                         raise Stop(LEAVE_TO_PIP, "the index wants a password")
                     return address
-            elif re.match(r"\s*(Collecting|Downloading|Using cached) ", line):
+            elif re.match(r"\s*(Collecting|Processing|Downloading|Using cached) ", line):
                 pip.kill()
                 raise Stop(LEAVE_TO_PIP, "pip does not say where the file is")
             elif re.match(r"\s*(WARNING|ERROR)", line):
