@@ -92,10 +92,11 @@ impl<'a> Downloads<'a> {
             part.display().to_string(),
             wheel.bytes.to_string(),
         ];
-        let mut progress = Progress::new(wheel.bytes, size(part));
+        // Begun when the server answers: the time until then must not count as slowness.
+        let mut progress: Option<Progress> = None;
         let ending = self.python.run(WHEELS, &arguments, |line| {
             if let Ok(bytes) = line.parse() {
-                progress.at(bytes);
+                progress.get_or_insert_with(|| Progress::new(wheel.bytes, bytes)).at(bytes);
             }
         })?;
         drop(progress);

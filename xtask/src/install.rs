@@ -75,6 +75,7 @@ impl Installer {
     /// Unpacks beside the destination and renames, so that no program ever maps half a library. Interrupted, it is done again.
     fn put(&self, wheel: &Wheel, file: &Path, python: &Python) -> Result<()> {
         let Some(recipe) = recipe(wheel.group) else { return Ok(()) };
+        eprintln!("  unpacking");
         let unpacked = self.scratch().join(&wheel.package);
         let files = unpack(file, &unpacked, recipe.members, python)?;
         if files.is_empty() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-const BAR: &str = "  {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+const BAR: &str = "  {bar:30} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
 /// The progress of one file.

@@ -154,9 +154,10 @@ def receive(connect, address, part, have, size):
         length = answer.headers.get("Content-Length")
         if length is not None and have + int(length) != size:
             raise Stop(LEAVE_TO_PIP, f"the server's file has {have + int(length)} bytes, the lock file says {size}")
-        shown = 0.0
+        print(have, flush=True)
+        shown = time.monotonic()
         with open(part, mode) as file:
-            while chunk := answer.read(CHUNK):
+            while chunk := answer.read1(CHUNK):
                 file.write(chunk)
                 have += len(chunk)
                 if time.monotonic() - shown > 0.1:
