@@ -5,8 +5,6 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use indicatif::DecimalBytes;
-
 use crate::download::{Downloads, Wanted};
 use crate::failure::{At, Failure, Result};
 use crate::lock::{Group, PythonVersion, Wheel};
@@ -44,29 +42,19 @@ impl Installer {
     pub fn install(&self, wheels: &[&Wheel], python: &Python) -> Result<()> {
         let wanted: Vec<Wanted> =
             wheels.iter().map(|wheel| Wanted { wheel, python: wheel.python().unwrap_or(LIBRARIES_PYTHON) }).collect();
-        let mut downloads = Downloads::open(self.downloads(), python)?;
-        downloads.locate(&wanted)?;
-        for (index, wanted) in wanted.iter().enumerate() {
-            let wheel = wanted.wheel;
-            announce(wheel, index, wheels.len());
-            let file = downloads.obtain(wanted)?;
-            self.put(wheel, &file, python)?;
-            fs::remove_file(&file).at(&file)?;
-        }
-        Ok(())
+        Downloads::open(self.downloads(), python)?.each(&wanted, |wheel, file| {
+            self.put(wheel, file, python)?;
+            fs::remove_file(file).at(file)
+        })
     }
 
     /// Downloads wheels and unpacks them whole into one scratch directory, for use in this run only. The files stay in
     /// `.native/downloads` until [`Installer::discard`].
     pub fn unpack_for_now(&self, wheels: &[&Wheel], python: &Python, version: PythonVersion) -> Result<PathBuf> {
         let wanted: Vec<Wanted> = wheels.iter().map(|wheel| Wanted { wheel, python: version }).collect();
-        let mut downloads = Downloads::open(self.downloads(), python)?;
-        downloads.locate(&wanted)?;
         let directory = self.scratch().join("packages");
-        for (index, wanted) in wanted.iter().enumerate() {
-            announce(wanted.wheel, index, wheels.len());
-            unpack(&downloads.obtain(wanted)?, &directory, &["*"], python)?;
-        }
+        Downloads::open(self.downloads(), python)?
+            .each(&wanted, |_, file| unpack(file, &directory, &["*"], python).map(|_| ()))?;
         Ok(directory)
     }
 
@@ -87,6 +75,7 @@ impl Installer {
     /// Unpacks beside the destination and renames, so that no program ever maps half a library. Interrupted, it is done again.
     fn put(&self, wheel: &Wheel, file: &Path, python: &Python) -> Result<()> {
         let Some(recipe) = recipe(wheel.group) else { return Ok(()) };
+        eprintln!("  unpacking");
         let unpacked = self.scratch().join(&wheel.package);
         let files = unpack(file, &unpacked, recipe.members, python)?;
         if files.is_empty() {
@@ -103,10 +92,6 @@ impl Installer {
         new.write(&path)?;
         remove(&unpacked)
     }
-}
-
-fn announce(wheel: &Wheel, index: usize, count: usize) {
-    eprintln!("[{}/{count}] {} {}, {}", index + 1, wheel.package, wheel.version, DecimalBytes(wheel.bytes));
 }
 
 impl Drop for Installer {

@@ -3,9 +3,9 @@
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-const BAR: &str = "  {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+const BAR: &str = "  {bar:30} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
 /// The progress of one file.
@@ -30,8 +30,8 @@ impl Progress {
         self.bar.set_position(bytes);
         if self.line.is_some_and(|last| last.elapsed() >= LINE_EVERY) {
             self.line = Some(Instant::now());
-            let total = HumanBytes(self.bar.length().unwrap_or_default());
-            eprintln!("  {} of {total}, {} left", HumanBytes(bytes), HumanDuration(self.bar.eta()));
+            let total = DecimalBytes(self.bar.length().unwrap_or_default());
+            eprintln!("  {} of {total}, {} left", DecimalBytes(bytes), HumanDuration(self.bar.eta()));
         }
     }
 }

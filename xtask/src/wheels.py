@@ -1,18 +1,20 @@
 """Finds, fetches and unpacks wheels for `cargo xtask setup`, with the standard library and the user's own pip.
 
-locate REPORT PYTHON PLATFORMS REQUIREMENT...   prints FILE<tab>ADDRESS for each wheel that pip would install
-fetch ADDRESS PART BYTES                        continues PART, prints its size as it grows
-unpack WHEEL DIRECTORY PATTERN...               prints the name of each member that it wrote
+fetch FILE REQUIREMENT PYTHON PLATFORMS PART BYTES
+    Finds FILE as the user's pip does for that Python and these platforms, separated by commas, and continues PART. Prints its
+    size as it grows.
+unpack WHEEL DIRECTORY PATTERN...
+    Prints the name of each member that it wrote.
 
-Exit codes: 1 failed; 3 this pip is too old to be asked; 4 the server refused; 5 the network failed.
+Exit codes: 1 failed; 3 pip finds nothing; 4 better left to pip; 5 the network failed.
 """
 
 import ast
 import fnmatch
 import http.client
-import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -23,8 +25,13 @@ import urllib.parse
 import urllib.request
 import zipfile
 
+NOT_FOUND = 3
+LEAVE_TO_PIP = 4
+NETWORK_FAILED = 5
+
 CHUNK = 1 << 18
 TIMEOUT = 60
+# Failures in a row without a byte between them.
 PATIENCE = 5
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
@@ -37,21 +44,38 @@ class Stop(Exception):
         self.code = code
 
 
-def locate(report, python, platforms, *requirements):
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet"]
-    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python, "--target", report + ".target"]
-    for platform in platforms.split(","):
+def find(file, requirement, python, platforms, scratch):
+    """The address of the file, from the links that pip tells of while it looks for the best one.
+
+    Pip is stopped before it downloads. Its report of a dry run would have the address too, but to write that, older versions
+    download the whole file, as newer ones do from an index that does not serve metadata.
+    """
+    command = [sys.executable, "-m", "pip", "download", "-vv", "--no-deps", "--only-binary=:all:", "--dest", scratch]
+    command += ["--implementation", "cp", "--python-version", python, requirement]
+    for platform in filter(None, platforms.split(",")):
         command += ["--platform", platform]
-    outcome = subprocess.run([*command, "--report", report, *requirements], stderr=subprocess.PIPE, text=True)
-    if outcome.returncode != 0:
-        raise Stop(3 if "no such option" in outcome.stderr else 1, outcome.stderr.strip())
-    with open(report, encoding="utf-8") as file:
-        installs = json.load(file)["install"]
-    os.remove(report)
-    for install in installs:
-        address = install["download_info"]["url"]
-        name = urllib.parse.unquote(urllib.parse.urlsplit(address).path.rsplit("/", 1)[-1])
-        print(name, address, sep="\t")
+    environment = {**os.environ, "TMPDIR": scratch, "PIP_QUIET": "0"}
+    complaints = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+    ) as pip:
+        for line in pip.stdout:
+            link = re.match(r"\s*Found link (\S+?),?\s", line)
+            if link:
+                address = urllib.parse.urldefrag(link[1]).url
+                parts = urllib.parse.urlsplit(address)
+                if urllib.parse.unquote(parts.path).endswith("/" + file):
+                    pip.kill()
+                    if parts.username is not None:
+                        raise Stop(LEAVE_TO_PIP, "the index wants a password")
+                    return address
+            elif re.match(r"\s*(Collecting|Processing|Downloading|Using cached) ", line):
+                pip.kill()
+                raise Stop(LEAVE_TO_PIP, "pip does not say where the file is")
+            elif re.match(r"\s*(WARNING|ERROR)", line):
+                complaints.append(line)
+    # Before its last words pip repeats itself with each attempt.
+    raise Stop(NOT_FOUND, "".join(complaints[-4:]))
 
 
 def pip_settings():
@@ -85,8 +109,14 @@ def size_of(path):
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def fetch(address, part, size):
+def fetch(file, requirement, python, platforms, part, size):
     size = int(size)
+    scratch = part + ".pip"
+    os.makedirs(scratch, exist_ok=True)
+    try:
+        address = find(file, requirement, python, platforms, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     connect = opener()
     failures = 0
     while (have := size_of(part)) < size:
@@ -95,19 +125,19 @@ def fetch(address, part, size):
             reason = "the connection was closed early"
         except urllib.error.HTTPError as error:
             if error.code not in TRANSIENT:
-                raise Stop(4, f"the server says {error.code} {error.reason}") from None
+                raise Stop(LEAVE_TO_PIP, f"the server says {error.code} {error.reason}") from None
             reason = f"{error.code} {error.reason}"
         except (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError) as error:
             cause = getattr(error, "reason", error)
             if isinstance(cause, ssl.SSLCertVerificationError):
-                raise Stop(4, cause) from None
+                raise Stop(LEAVE_TO_PIP, cause) from None
             reason = cause or type(error).__name__
         if size_of(part) > have:
             failures = 0
         elif size_of(part) < size:
             failures += 1
             if failures == PATIENCE:
-                raise Stop(5, reason)
+                raise Stop(NETWORK_FAILED, reason)
             time.sleep(2 ** (failures - 1))
 
 
@@ -123,10 +153,11 @@ def receive(connect, address, part, have, size):
             have, mode = 0, "wb"
         length = answer.headers.get("Content-Length")
         if length is not None and have + int(length) != size:
-            raise Stop(4, f"the server's file has {have + int(length)} bytes, the lock file says {size}")
-        shown = 0.0
+            raise Stop(LEAVE_TO_PIP, f"the server's file has {have + int(length)} bytes, the lock file says {size}")
+        print(have, flush=True)
+        shown = time.monotonic()
         with open(part, mode) as file:
-            while chunk := answer.read(CHUNK):
+            while chunk := answer.read1(CHUNK):
                 file.write(chunk)
                 have += len(chunk)
                 if time.monotonic() - shown > 0.1:
@@ -158,7 +189,7 @@ def main(task, *arguments):
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        {"locate": locate, "fetch": fetch, "unpack": unpack}[task](*arguments)
+        {"fetch": fetch, "unpack": unpack}[task](*arguments)
     except Stop as stop:
         print(stop, file=sys.stderr)
         return stop.code
