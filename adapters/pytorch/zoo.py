@@ -1,6 +1,6 @@
 """Exports a zoo of torchvision classifiers, for trying what an importer makes of them.
 
-    python zoo.py OUTDIR [MODEL ...]
+    python zoo.py OUTDIR [MODEL ...]        only these models, beside what OUTDIR has already
 
 Every model has random, seeded weights and batch statistics that are far from the identity. Every model goes through both
 PyTorch exporters, in opsets 13, 17 and the newest that the exporter knows; what the exporter refuses is in the index, too.
@@ -26,11 +26,13 @@ import onnxruntime
 import torch
 import torchvision.models as tv
 from torch import nn
+from torch.nn import functional as F
 
 TOLERANCE = 1e-4  # of the largest logit
 TORCHSCRIPT_OPSETS = (13, 17, torch.onnx._constants.ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET)
 # 18 is the lowest that the exporter has natively; above its documented maximum it converts, and ONNX Runtime 1.30 ends at 26.
 DYNAMO_OPSETS = (13, 17, 18, torch.onnx._constants.ONNX_MAX_OPSET, 26)
+COLUMNS = ["model", "exporter", "opset", "dynamic_batch", "file", "status", "file_opset", "max_rel"]
 DYNAMIC = ("resnet18_cifar", "vit_b_16")
 
 
@@ -66,6 +68,14 @@ MODELS = {
 }
 
 
+def pictures(count, size):
+    """Random images [N, 3, size, size] that differ: of plain noise, all images look the same to a deep network."""
+    images = torch.randn(count, 3, 1, 1) + 0.3 * torch.randn(count, 3, size, size)
+    for side in (3, 8, 24):
+        images += F.interpolate(torch.randn(count, 3, side, side), size, mode="bilinear")
+    return images
+
+
 def build(name):
     """The model in eval mode with its image size. Weights that start as 0 or 1 everywhere are moved, so that no layer is the identity."""
     constructor, size = MODELS[name]
@@ -77,26 +87,26 @@ def build(name):
                 p.uniform_(0.1, 0.5)
             elif bool((p == p.flatten()[0]).all()):
                 p.add_(torch.randn_like(p), alpha=0.02 if p.dim() == 2 else 0.1)
+        model.eval()
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
-            norm.momentum = 1.0
+            norm.train().momentum = 1.0
         if norms:
-            model.train()(torch.randn(4, 3, size, size))
+            model(pictures(8, size))
         for norm in norms:
-            norm.momentum = 0.1
+            norm.eval().momentum = 0.1
             norm.running_mean += 0.1 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
-            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 1.5)
-    return model.eval(), size
+            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.6)
+    return model, size
 
 
 def tries(name, model):
-    """The (exporter, opset, dynamic batch) that are asked for. `torchscript-keep-bn` leaves batch normalisation unfolded."""
-    torchscript = ["torchscript"]
-    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-        torchscript.append("torchscript-keep-bn")
-    for exporter in torchscript:
-        yield from ((exporter, opset, False) for opset in TORCHSCRIPT_OPSETS)
+    """The (exporter, opset, dynamic batch) that are asked for. Both exporters fold batch normalisation away unless told to keep it."""
+    yield from (("torchscript", opset, False) for opset in TORCHSCRIPT_OPSETS)
     yield from (("dynamo", opset, False) for opset in DYNAMO_OPSETS)
+    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        yield from (("torchscript-keep-bn", opset, False) for opset in TORCHSCRIPT_OPSETS)
+        yield from (("dynamo-keep-bn", opset, False) for opset in DYNAMO_OPSETS if opset >= 18)
     if name in DYNAMIC:
         yield from (("torchscript", opset, True) for opset in TORCHSCRIPT_OPSETS)
         yield from (("dynamo", opset, True) for opset in DYNAMO_OPSETS)
@@ -104,12 +114,13 @@ def tries(name, model):
 
 def export(model, image, path, exporter, opset, dynamic):
     common = dict(opset_version=opset, input_names=["images"], output_names=["logits"])
-    if exporter == "dynamo":
+    keep_bn = exporter.endswith("-keep-bn")
+    if exporter.startswith("dynamo"):
         shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
         example = image.repeat(2, 1, 1, 1) if dynamic else image  # a batch of 1 would be taken for a constant
-        torch.onnx.export(model, (example,), path, dynamo=True, dynamic_shapes=shapes, **common)
+        torch.onnx.export(model, (example,), path, dynamo=True, dynamic_shapes=shapes, optimize=not keep_bn, **common)
         return
-    keep = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if exporter.endswith("keep-bn") else {}
+    keep = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if keep_bn else {}
     axes = {"images": {0: "batch"}, "logits": {0: "batch"}} if dynamic else None
     torch.onnx.export(model, (image,), path, dynamo=False, dynamic_axes=axes, **keep, **common)
 
@@ -125,7 +136,7 @@ def attempt(model, size, path, exporter, opset, dynamic):
     logging.getLogger().addHandler(handler)
     try:
         with redirect_stdout(said), redirect_stderr(said):
-            export(model, torch.randn(1, 3, size, size), path, exporter, opset, dynamic)
+            export(model, pictures(1, size), path, exporter, opset, dynamic)
     except Exception as error:  # whatever the exporter raises is its refusal
         return f"refused: {type(error).__name__}: {one_line(error)}", "", ""
     finally:
@@ -140,7 +151,7 @@ def attempt(model, size, path, exporter, opset, dynamic):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    images = torch.randn(3 if dynamic else 1, 3, size, size)
+    images = pictures(3 if dynamic else 1, size)
     with torch.no_grad():
         expected = model(images)
     actual = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
@@ -185,10 +196,15 @@ def main():
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
+    names = arguments.models or list(MODELS)
+    kept = []
+    if (out / "index.csv").exists():
+        with open(out / "index.csv", newline="") as file:
+            kept = [row for row in csv.reader(file) if row[0] not in (*names, COLUMNS[0])]
     with open(out / "index.csv", "w", newline="") as file:
         index = csv.writer(file)
-        index.writerow(["model", "exporter", "opset", "dynamic_batch", "file", "status", "file_opset", "max_rel"])
-        for name in arguments.models or MODELS:
+        index.writerows([COLUMNS, *kept])
+        for name in names:
             model, size = build(name)
             for exporter, opset, dynamic in tries(name, model):
                 path = out / f"{name}-{exporter}-{opset}{'-dynamic' if dynamic else ''}.onnx"
