@@ -107,8 +107,8 @@ impl OnnxFile {
     /// # Errors
     /// Those of reading external data; the model then keeps the references that were not yet replaced.
     pub fn embed_external_data(&mut self) -> Result<()> {
-        let OnnxFile { path, model, limits, directory, .. } = self;
-        walk::tensors_mut(model, &mut |tensor| tensors::embed(tensor, limits, directory.as_ref())).at(|| path.display())
+        let OnnxFile { model, limits, directory, .. } = self;
+        walk::tensors_mut(model, &mut |tensor| tensors::embed(tensor, limits, directory.as_ref()))
     }
 }
 

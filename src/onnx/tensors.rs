@@ -117,6 +117,9 @@ fn no_directory() -> Error {
 
 /// Replaces external data by the bytes themselves; leaves every other tensor alone.
 pub(super) fn embed(tensor: &mut TensorProto, limits: &Limits, directory: Option<&Directory>) -> Result<()> {
+    if tensor.data_location.enum_value_or_default() != DataLocation::EXTERNAL {
+        return Ok(());
+    }
     let bytes = match layout(tensor, limits).at(|| place(&tensor.name))?.source {
         Source::External(reference) => {
             directory.ok_or_else(no_directory).and_then(|directory| directory.read(&reference)).at(|| place(&tensor.name))?
