@@ -104,8 +104,13 @@ fn agrees(make: impl Fn() -> Model, expected: &Value) {
         let model = make();
         let stored = &expected["modes"][what];
         let logits = model.forward(&images, mode).unwrap();
-        let flat: Vec<f64> =
-            stored["logits"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).map(|v| v.as_f64().unwrap()).collect();
+        let flat: Vec<f64> = stored["logits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|row| row.as_array().unwrap())
+            .map(|v| v.as_f64().unwrap())
+            .collect();
         let scale = flat.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
         let ours = to_f64s(&logits).unwrap();
         assert_eq!(ours.len(), flat.len());
@@ -142,7 +147,8 @@ fn resnet18_agrees_with_pytorch() {
     let expected = expected("resnet18.json");
     let shape = InputShape { channels: 3, height: 32, width: 32 };
     let make = || {
-        let model = Model::from_proto("resnet18", nets::classifier(Backbone::Resnet18, shape, 10, 0).unwrap(), Device::Cpu).unwrap();
+        let model =
+            Model::from_proto("resnet18", nets::classifier(Backbone::Resnet18, shape, 10, 0).unwrap(), Device::Cpu).unwrap();
         fill(&model, &expected);
         model
     };

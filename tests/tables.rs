@@ -24,7 +24,8 @@ fn unrounded(value: f64) -> [f64; 2] {
 /// the corners of the box decide.
 fn follows(printed: f64, a: f64, b: f64, f: impl Fn(f64, f64) -> f64) -> bool {
     let values: Vec<f64> = unrounded(a).into_iter().flat_map(|a| unrounded(b).map(|b| f(a, b))).collect();
-    let (low, high) = (values.iter().copied().fold(f64::INFINITY, f64::min), values.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) =
+        (values.iter().copied().fold(f64::INFINITY, f64::min), values.iter().copied().fold(f64::NEG_INFINITY, f64::max));
     printed >= low - 0.005 - 1e-9 && printed <= high + 0.005 + 1e-9
 }
 
@@ -34,7 +35,11 @@ fn every_recovery_rate_of_table_1_follows_from_its_accuracies() {
     assert_eq!(rows.len(), 44);
     for row in &rows {
         let (acc_u, acc_a, printed) = (number(row, "acc_u").unwrap(), number(row, "acc_a").unwrap(), number(row, "r_r").unwrap());
-        assert!(follows(printed, acc_u, acc_a, |u, a| recovery::rate(u, a).unwrap()), "{row:?}: {:?}", recovery::rate(acc_u, acc_a));
+        assert!(
+            follows(printed, acc_u, acc_a, |u, a| recovery::rate(u, a).unwrap()),
+            "{row:?}: {:?}",
+            recovery::rate(acc_u, acc_a)
+        );
     }
 }
 
@@ -87,7 +92,10 @@ fn every_recovery_rate_of_the_ablation_follows_from_its_baseline() {
     let mut checked = 0;
     let mut astray = Vec::new();
     for row in rows.iter().filter(|r| r["model"] != "Baseline") {
-        let (Some(acc_a), Some(printed), Some(&acc_u)) = (number(row, "acc"), number(row, "r_r"), baselines.get(&cell(row))) else { continue };
+        let (Some(acc_a), Some(printed), Some(&acc_u)) = (number(row, "acc"), number(row, "r_r"), baselines.get(&cell(row)))
+        else {
+            continue;
+        };
         checked += 1;
         if !follows(printed, acc_u, acc_a, |u, a| recovery::rate(u, a).unwrap()) {
             astray.push(format!("{} {} {} {}", row["dataset"], row["backbone"], row["method"], row["model"]));

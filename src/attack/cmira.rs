@@ -113,7 +113,13 @@ pub fn normalise(model: &mut Model, settings: &AttackSettings) -> Result<()> {
 ///
 /// # Errors
 /// What training raises; Interrupted with a checkpoint if `control` has one.
-pub fn pretrain(attack: &Model, evidence: &Evidence, rows: &[i64], settings: &AttackSettings, control: &mut Control) -> Result<()> {
+pub fn pretrain(
+    attack: &Model,
+    evidence: &Evidence,
+    rows: &[i64],
+    settings: &AttackSettings,
+    control: &mut Control,
+) -> Result<()> {
     let labels: Vec<i64> = rows
         .iter()
         .map(|&row| usize::try_from(row).ok().and_then(|row| evidence.probe_labels.get(row)).copied())
@@ -203,7 +209,8 @@ pub fn distil(
     let watched = |line: &Iteration| match settings.stop {
         StopRule::Agreement => Ok(line.agreement_rate),
         StopRule::Oracle => line.acc_a.ok_or_else(|| {
-            Error::usage("the oracle stopping rule needs labels for the forget set").help("use `stop: agreement`, or label the images")
+            Error::usage("the oracle stopping rule needs labels for the forget set")
+                .help("use `stop: agreement`, or label the images")
         }),
     };
     // A resumed attack replays the figures so far, so that it stops where an uninterrupted one would have.
@@ -298,7 +305,14 @@ struct Lesson<'a> {
 
 impl Lesson<'_> {
     /// Trains one model on `D_p`, the agreement set with hard labels, and the other model's disagreement set with soft ones.
-    fn teach(&self, student: &Model, disagreement: &[usize], teacher: &Tensor, name: &'static str, hooks: &mut Hooks) -> Result<f64> {
+    fn teach(
+        &self,
+        student: &Model,
+        disagreement: &[usize],
+        teacher: &Tensor,
+        name: &'static str,
+        hooks: &mut Hooks,
+    ) -> Result<f64> {
         let offset = self.evidence.probe_count();
         let row = |&image: &usize| i64::try_from(offset + image).map_err(Error::unexpected);
         let mut rows: Vec<i64> = (0..i64::try_from(offset).map_err(Error::unexpected)?).collect();
@@ -309,7 +323,8 @@ impl Lesson<'_> {
         hard.extend(self.sets.agreement.iter().map(|&image| self.agreed[image]));
         let mut labels = one_hot(&hard, student.classes())?.f_to_device(student.device())?;
         if !disagreement.is_empty() {
-            let chosen: Vec<i64> = disagreement.iter().map(|&i| i64::try_from(i).map_err(Error::unexpected)).collect::<Result<_>>()?;
+            let chosen: Vec<i64> =
+                disagreement.iter().map(|&i| i64::try_from(i).map_err(Error::unexpected)).collect::<Result<_>>()?;
             let soft = teacher.f_index_select(0, &Tensor::f_from_slice(&chosen)?.f_to_device(teacher.device())?)?;
             labels = Tensor::f_cat(&[labels, soft], 0)?;
         }

@@ -175,6 +175,7 @@ fn known_shape(model: &Model, options: &ImportOptions, images: Option<&Tensor>) 
     }
     match images.map(Tensor::size).as_deref() {
         Some([_, c, h, w]) => Ok([*c, *h, *w]),
-        _ => Err(Error::usage("the file does not state the size of its images").help("give input.height and input.width in an adapter file")),
+        _ => Err(Error::usage("the file does not state the size of its images")
+            .help("give input.height and input.width in an adapter file")),
     }
 }

@@ -45,7 +45,11 @@ impl Parity {
 impl fmt::Display for Parity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let agreement = 100.0 * self.argmax_agreement;
-        write!(f, "largest error {:.2e} ({:.2e} of the largest output), arg-max equal on {agreement:.1} %", self.max_abs, self.max_rel)
+        write!(
+            f,
+            "largest error {:.2e} ({:.2e} of the largest output), arg-max equal on {agreement:.1} %",
+            self.max_abs, self.max_rel
+        )
     }
 }
 
@@ -75,12 +79,24 @@ pub fn compare(model: &Model, witness: &mut Witness, images: &Tensor) -> Result<
     let mut max_abs = 0.0_f64;
     for (a, b) in ours.iter().zip(&theirs) {
         // NaN on one side only would vanish in max().
-        let difference = if a.is_finite() && b.is_finite() { (a - b).abs() } else if a.to_bits() == b.to_bits() { 0.0 } else { f64::INFINITY };
+        let difference = if a.is_finite() && b.is_finite() {
+            (a - b).abs()
+        } else if a.to_bits() == b.to_bits() {
+            0.0
+        } else {
+            f64::INFINITY
+        };
         max_abs = max_abs.max(difference);
     }
     let classes = ours.len().checked_div(images).unwrap_or(0);
-    let same = (0..images).filter(|i| arg_max(&ours[i * classes..(i + 1) * classes]) == arg_max(&theirs[i * classes..(i + 1) * classes]));
-    Ok(Parity { max_abs, max_rel: max_abs / largest.max(f64::MIN_POSITIVE), argmax_agreement: same.count() as f64 / images.max(1) as f64, images })
+    let same = (0..images)
+        .filter(|i| arg_max(&ours[i * classes..(i + 1) * classes]) == arg_max(&theirs[i * classes..(i + 1) * classes]));
+    Ok(Parity {
+        max_abs,
+        max_rel: max_abs / largest.max(f64::MIN_POSITIVE),
+        argmax_agreement: same.count() as f64 / images.max(1) as f64,
+        images,
+    })
 }
 
 fn arg_max(values: &[f64]) -> Option<usize> {

@@ -23,10 +23,12 @@ impl Witness {
     /// # Errors
     /// Usage, when ONNX Runtime itself is missing; Disagree, when it refuses a file that this crate accepted.
     pub fn open(path: &Path) -> Result<Witness> {
-        let refused = |e: &dyn std::fmt::Display| Error::disagree(format!("ONNX Runtime refuses the file: {e}")).at(path.display());
+        let refused =
+            |e: &dyn std::fmt::Display| Error::disagree(format!("ONNX Runtime refuses the file: {e}")).at(path.display());
         let mut builder = Session::builder(environment()?).map_err(|e| refused(&e))?;
         let session = builder.commit_from_file(path).map_err(|e| refused(&e))?;
-        let batch = session.inputs().first().and_then(|i| i.dtype().tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);
+        let batch =
+            session.inputs().first().and_then(|i| i.dtype().tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);
         Ok(Witness { session, batch })
     }
 

@@ -99,11 +99,21 @@ pub fn run(args: &Args) -> Result<()> {
     let variants: &[Variant] = if args.ablation { &Variant::ALL } else { &[Variant::PUA] };
     let described = Described { dataset: &args.dataset, backbone: &args.model_name, method: &args.method, device };
     let one = |model: &Model, out: &Path, what: &str| -> Result<Finished> {
-        let audit = Audit { model, forget: &forget, probe: &probe, adapter: &adapter, settings: &settings, variants, results: out, device };
+        let audit = Audit {
+            model,
+            forget: &forget,
+            probe: &probe,
+            adapter: &adapter,
+            settings: &settings,
+            variants,
+            results: out,
+            device,
+        };
         let started = Instant::now();
         let outcome = attack(&audit, what, args)?;
         if outcome.shared_images > 0 {
-            let text = format!("{} forget images are in the probing set as well: what they teach is no recovery", outcome.shared_images);
+            let text =
+                format!("{} forget images are in the probing set as well: what they teach is no recovery", outcome.shared_images);
             reporter.warn(&text);
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -192,4 +202,3 @@ fn describe(what: &str, line: &Iteration) -> String {
         line.from_attack
     )
 }
-

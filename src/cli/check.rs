@@ -87,7 +87,10 @@ fn text(check: &Check) -> String {
         for tensor in float_like.take(20) {
             line(format!("            {}: {}", name_and_shape(tensor), tensor.reason));
         }
-        line(format!("output:     {}", serde_json::to_value(import.head).map_or_else(|_| String::new(), |v| v.as_str().unwrap_or("").to_string())));
+        line(format!(
+            "output:     {}",
+            serde_json::to_value(import.head).map_or_else(|_| String::new(), |v| v.as_str().unwrap_or("").to_string())
+        ));
         for output in &import.unused_outputs {
             line(format!("            output '{output}' is not used"));
         }

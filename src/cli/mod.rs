@@ -17,11 +17,16 @@ use crate::error::{ErrorKind, Result};
 
 /// Audits image classifiers that are said to have unlearned some of their training images.
 #[derive(Debug, Parser)]
-#[command(name = "cmira", version, max_term_width = 110, after_help = "Example:
+#[command(
+    name = "cmira",
+    version,
+    max_term_width = 110,
+    after_help = "Example:
   cmira check model.onnx
   cmira audit --model model.onnx --forget images/forget --probe images/probe --out audit
 
-Exit codes: 0 done; 1 unexpected; 2 wrong usage; 3 malformed model; 4 unsupported model; 5 results disagree; 6 data problem; 130 interrupted.")]
+Exit codes: 0 done; 1 unexpected; 2 wrong usage; 3 malformed model; 4 unsupported model; 5 results disagree; 6 data problem; 130 interrupted."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

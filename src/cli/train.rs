@@ -15,7 +15,9 @@ use crate::train::samples::resident;
 use crate::train::{self, Control, Schedule, TrainSettings};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  cmira train --data drawn/train --test drawn/test --backbone resnet8 --epochs 30 --out original.onnx")]
+#[command(
+    after_help = "Example:\n  cmira train --data drawn/train --test drawn/test --backbone resnet8 --epochs 30 --out original.onnx"
+)]
 pub struct Args {
     /// Labelled training images, a folder for every class.
     #[arg(long, value_name = "DIR")]
@@ -108,7 +110,8 @@ pub fn run(args: &Args) -> Result<()> {
     let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);
     reporter.note(&format!("accuracy on the training images: {:.2} %", accuracy_on(&set)?));
     if let Some(folder) = &args.test {
-        let expected = Expected { size: Some((set.height(), set.width())), channels, classes: Some(set.classes.clone()), resize: false };
+        let expected =
+            Expected { size: Some((set.height(), set.width())), channels, classes: Some(set.classes.clone()), resize: false };
         let test = common::images(folder, &expected, None, &reporter)?;
         reporter.note(&format!("accuracy on the test images: {:.2} %", accuracy_on(&test)?));
     }
@@ -118,7 +121,14 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Trains with a bar, a checkpoint beside `out` and Ctrl-C.
-pub fn fit(model: &Model, set: &ImageSet, adapter: &Adapter, hyper: &Hyper, out: &std::path::Path, compute: &Compute) -> Result<()> {
+pub fn fit(
+    model: &Model,
+    set: &ImageSet,
+    adapter: &Adapter,
+    hyper: &Hyper,
+    out: &std::path::Path,
+    compute: &Compute,
+) -> Result<()> {
     let batches = Batches::new(set, adapter, model.device())?;
     let samples = resident(&batches, &set.label_list()?, model.classes(), hyper.augmentation())?;
     let bar = compute.reporter().bar("training");
@@ -130,7 +140,8 @@ pub fn fit(model: &Model, set: &ImageSet, adapter: &Adapter, hyper: &Hyper, out:
     };
     let path = out.with_extension("checkpoint.safetensors");
     let checkpoint = Checkpoint { path: path.clone(), every: 5, fingerprint: format!("{} {}", set.sha256, model.sha256()) };
-    let mut control = Control { on_event: Some(&mut show), stop: Some(common::listen_for_interrupt()), checkpoint: Some(checkpoint) };
+    let mut control =
+        Control { on_event: Some(&mut show), stop: Some(common::listen_for_interrupt()), checkpoint: Some(checkpoint) };
     let result = train::fit(model, &samples, &hyper.settings(), &mut control);
     bar.finish();
     result?;

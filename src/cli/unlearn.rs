@@ -97,7 +97,8 @@ pub fn run(args: &Args) -> Result<()> {
         Start::Original => ascend(args, method, &original, &retain, &forget, &adapter)?,
     };
     for (name, set) in [("forget", &forget), ("retain", &retain)] {
-        let (before, after) = (accuracy_percent(&original, set, &adapter, device)?, accuracy_percent(&model, set, &adapter, device)?);
+        let (before, after) =
+            (accuracy_percent(&original, set, &adapter, device)?, accuracy_percent(&model, set, &adapter, device)?);
         reporter.note(&format!("accuracy on the {name} set: {before:.2} % before, {after:.2} % after"));
     }
     onnx::save(&model.to_onnx()?, &args.out)?;
@@ -106,10 +107,18 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Gradient ascent from the original model, at the strongest learning rate that the retain set allows.
-fn ascend(args: &Args, method: &dyn Method, original: &Model, retain: &ImageSet, forget: &ImageSet, adapter: &Adapter) -> Result<Model> {
+fn ascend(
+    args: &Args,
+    method: &dyn Method,
+    original: &Model,
+    retain: &ImageSet,
+    forget: &ImageSet,
+    adapter: &Adapter,
+) -> Result<Model> {
     let reporter = args.compute.reporter();
     let model = original.duplicate()?;
-    let (retain_images, forget_images) = (Batches::new(retain, adapter, model.device())?, Batches::new(forget, adapter, model.device())?);
+    let (retain_images, forget_images) =
+        (Batches::new(retain, adapter, model.device())?, Batches::new(forget, adapter, model.device())?);
     let retain = resident(&retain_images, &retain.label_list()?, model.classes(), Augment::NONE)?;
     let forget = resident(&forget_images, &forget.label_list()?, model.classes(), Augment::NONE)?;
     let settings =
@@ -145,7 +154,9 @@ fn class_indices(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
     }
     let find = |name: &String| {
         let index = classes.iter().position(|c| c == name).and_then(|i| i64::try_from(i).ok());
-        index.ok_or_else(|| Error::usage(format!("there is no class '{name}'")).help(format!("the classes are {}", classes.join(", "))))
+        index.ok_or_else(|| {
+            Error::usage(format!("there is no class '{name}'")).help(format!("the classes are {}", classes.join(", ")))
+        })
     };
     names.iter().map(find).collect()
 }

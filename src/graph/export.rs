@@ -4,11 +4,11 @@ use crate::error::{Error, Result};
 use crate::graph::import::Shared;
 use crate::graph::ir::Origin;
 use crate::graph::passes::batch_size::Patch;
+use crate::onnx;
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_shape_proto::dimension,
 };
-use crate::onnx;
 use crate::tensor::Tensor;
 
 /// Writes `values` (as the plan numbers them) into a copy of the file.
@@ -93,7 +93,8 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
 /// `source` repeated to the size that `like` has along `axis`: Expand to ones everywhere else.
 fn repeat_nodes(graph: &mut GraphProto, number: usize, source: &str, like: &str, axis: usize) -> Result<Vec<NodeProto>> {
     let axis = i64::try_from(axis).map_err(Error::unexpected)?;
-    let rank = graph.initializer.iter().find(|t| t.name == source).map_or(axis + 1, |t| i64::try_from(t.dims.len()).unwrap_or(axis + 1));
+    let rank =
+        graph.initializer.iter().find(|t| t.name == source).map_or(axis + 1, |t| i64::try_from(t.dims.len()).unwrap_or(axis + 1));
     let name = |what: &str| format!("batch_free.{number}.{what}");
     let ones = |count: i64| vec![1_i64; usize::try_from(count).unwrap_or(0)];
     for (what, values) in [("before", ones(axis)), ("after", ones(rank - axis - 1)), ("axis", vec![axis])] {
@@ -107,8 +108,7 @@ fn repeat_nodes(graph: &mut GraphProto, number: usize, source: &str, like: &str,
         attribute: attributes,
         ..Default::default()
     };
-    let axis_attribute =
-        AttributeProto { name: "axis".into(), type_: AttributeType::INT.into(), i: 0, ..Default::default() };
+    let axis_attribute = AttributeProto { name: "axis".into(), type_: AttributeType::INT.into(), i: 0, ..Default::default() };
     Ok(vec![
         node("Shape", &[like.to_string()], name("shape"), vec![]),
         node("Gather", &[name("shape"), name("axis")], name("batch"), vec![axis_attribute.clone()]),

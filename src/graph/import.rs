@@ -11,11 +11,11 @@ use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::plan::{Plan, Target};
-use crate::onnx::{self, OnnxFile};
 use crate::onnx::proto::{
     ModelProto, TensorProto, ValueInfoProto,
     tensor_proto::{DataLocation, DataType},
 };
+use crate::onnx::{self, OnnxFile};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
 
 /// What the caller knows about a model that its file may not say.
@@ -102,7 +102,14 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
     let input = Input::of(&ir, &file.model, options)?;
     let report = ImportReport {
-        opset: file.model.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max().unwrap_or(0),
+        opset: file
+            .model
+            .opset_import
+            .iter()
+            .filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx"))
+            .map(|o| o.version)
+            .max()
+            .unwrap_or(0),
         operators: std::mem::take(&mut ir.operators),
         head,
         trainable: describe(&infos, &stored, |i| i.trainable),
@@ -262,11 +269,16 @@ impl Input {
 
 fn input_kind(info: &ValueInfoProto) -> Result<Kind> {
     let code = info.type_.as_ref().filter(|t| t.has_tensor_type()).map_or(DataType::FLOAT as i32, |t| t.tensor_type().elem_type);
-    [(DataType::FLOAT, Kind::Float), (DataType::DOUBLE, Kind::Double), (DataType::FLOAT16, Kind::Half), (DataType::BFLOAT16, Kind::BFloat16)]
-        .into_iter()
-        .find(|(data_type, _)| *data_type as i32 == code)
-        .map(|(_, kind)| kind)
-        .ok_or_else(|| Error::unsupported(format!("the input's element type {code} is not a float type")))
+    [
+        (DataType::FLOAT, Kind::Float),
+        (DataType::DOUBLE, Kind::Double),
+        (DataType::FLOAT16, Kind::Half),
+        (DataType::BFLOAT16, Kind::BFloat16),
+    ]
+    .into_iter()
+    .find(|(data_type, _)| *data_type as i32 == code)
+    .map(|(_, kind)| kind)
+    .ok_or_else(|| Error::unsupported(format!("the input's element type {code} is not a float type")))
 }
 
 /// Dimensions of a declared tensor; `None` for symbolic or non-positive ones.
@@ -287,7 +299,8 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input)
             shared.report.repairs.push(format!("{reason}; it is evaluated in pieces and cannot be trained"));
         }
         Outcome::Repaired(patches) => {
-            let text = format!("batch size {batch} was baked into {} places of the graph; any batch size runs now", patches.len());
+            let text =
+                format!("batch size {batch} was baked into {} places of the graph; any batch size runs now", patches.len());
             shared.report.repairs.push(text);
             shared.patches = patches;
         }
@@ -321,6 +334,9 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
     let classes = logits.size().get(1).copied().unwrap_or(0);
     match usize::try_from(classes) {
         Ok(classes) if classes > 0 => Ok(classes),
-        _ => Err(Error::unsupported(format!("the output has shape {:?} where a classifier gives [images, classes]", logits.size()))),
+        _ => Err(Error::unsupported(format!(
+            "the output has shape {:?} where a classifier gives [images, classes]",
+            logits.size()
+        ))),
     }
 }

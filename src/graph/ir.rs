@@ -170,7 +170,11 @@ impl Reader<'_> {
         match self.compile(place, proto) {
             Ok(node) => Ok(node),
             Err(error) if error.kind() == ErrorKind::Unsupported => {
-                self.unsupported.push(Unsupported { node: label, operator: qualified(proto), reason: error.reason().to_string() });
+                self.unsupported.push(Unsupported {
+                    node: label,
+                    operator: qualified(proto),
+                    reason: error.reason().to_string(),
+                });
                 Ok(None)
             }
             Err(error) => Err(error.at(label)),
@@ -200,7 +204,10 @@ impl Reader<'_> {
         let node = ops::Node::new(&proto.op_type, opset, present(&inputs), present(&outputs), &proto.attribute);
         let kernel = (op.compile)(&node)?;
         if let Some(attribute) = node.unread().first() {
-            return Err(Error::unsupported(format!("attribute '{attribute}' of {} is not known in opset {opset}", proto.op_type)));
+            return Err(Error::unsupported(format!(
+                "attribute '{attribute}' of {} is not known in opset {opset}",
+                proto.op_type
+            )));
         }
         if op.name == "Constant" && op.domain.is_empty() {
             let tensor = kernel(&Call { inputs: &[], mode: Mode::Eval })?.into_iter().next();

@@ -126,7 +126,8 @@ impl Model {
             return plan.run(stored, &images, mode, target);
         }
         if mode == Mode::Train {
-            let reason = format!("the file fixes its batch size at {batch}, so batch statistics over {count} images cannot be computed");
+            let reason =
+                format!("the file fixes its batch size at {batch}, so batch statistics over {count} images cannot be computed");
             return Err(Error::unsupported(reason).help("export the model with a dynamic batch dimension"));
         }
         self.run_in_chunks(stored, &images, batch, target)
@@ -169,7 +170,12 @@ impl Model {
 
     /// Names and handles of the running statistics, in file order.
     pub fn buffers(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.shared.stored.iter().zip(&self.stored).filter(|(info, _)| info.buffer).map(|(info, tensor)| (info.name.as_str(), tensor))
+        self.shared
+            .stored
+            .iter()
+            .zip(&self.stored)
+            .filter(|(info, _)| info.buffer)
+            .map(|(info, tensor)| (info.name.as_str(), tensor))
     }
 
     /// A deep copy of parameters and running statistics.
@@ -184,7 +190,8 @@ impl Model {
     /// Data, when names or shapes differ from this model's.
     pub fn load_state(&self, state: &State) -> Result<()> {
         let _guard = no_grad();
-        let changing: Vec<_> = self.shared.stored.iter().zip(&self.stored).filter(|(info, _)| info.trainable || info.buffer).collect();
+        let changing: Vec<_> =
+            self.shared.stored.iter().zip(&self.stored).filter(|(info, _)| info.trainable || info.buffer).collect();
         if changing.len() != state.0.len() {
             return Err(Error::data(format!("the state holds {} tensors where the model has {}", state.0.len(), changing.len())));
         }
@@ -200,7 +207,9 @@ impl Model {
     /// A model with the same plan and its own copy of parameters and running statistics, without a parametrization.
     pub fn duplicate(&self) -> Result<Model> {
         let stored = self.shared.stored.iter().zip(&self.stored);
-        let stored = stored.map(|(i, t)| if i.trainable || i.buffer { deep_copy(t) } else { Ok(t.shallow_clone()) }).collect::<Result<_>>()?;
+        let stored = stored
+            .map(|(i, t)| if i.trainable || i.buffer { deep_copy(t) } else { Ok(t.shallow_clone()) })
+            .collect::<Result<_>>()?;
         Model::assemble(self.shared.clone(), stored, self.device)
     }
 

@@ -97,7 +97,10 @@ fn split_shared_buffers(ir: &mut Ir) -> Result<(Vec<String>, Vec<SplitBuffer>)> 
             let constant = Constant { tensor: crate::tensor::deep_copy(&constant.tensor)?, origin: Origin::Folded };
             ir.values.push(Value { name: name.clone(), constant: Some(constant) });
             ir.nodes[index].inputs[position] = Some(ir.values.len() - 1);
-            repairs.push(format!("running statistic '{original}' is shared by several readers; {} got its own copy", ir.nodes[index].label));
+            repairs.push(format!(
+                "running statistic '{original}' is shared by several readers; {} got its own copy",
+                ir.nodes[index].label
+            ));
             copies.push(SplitBuffer { place: ir.nodes[index].place, position, name });
         }
     }
@@ -143,7 +146,14 @@ impl Facts {
             }
         }
         for node in ir.nodes.iter().rev() {
-            let given = node.outputs.iter().flatten().filter(|&&o| facts.constant[o]).map(|&o| facts.weight[o]).max().unwrap_or(Strength::None);
+            let given = node
+                .outputs
+                .iter()
+                .flatten()
+                .filter(|&&o| facts.constant[o])
+                .map(|&o| facts.weight[o])
+                .max()
+                .unwrap_or(Strength::None);
             let behind = node.outputs.iter().flatten().any(|&o| behind_weights[o]);
             for (position, &input) in node.inputs.iter().enumerate() {
                 let Some(id) = input else { continue };
@@ -195,7 +205,8 @@ fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
     let _guard = no_grad();
     let nodes = std::mem::take(&mut ir.nodes);
     for node in nodes {
-        let foldable = node.outputs.iter().flatten().all(|&o| facts.constant[o] && facts.weight[o] == Strength::None) && node.outputs.iter().any(Option::is_some);
+        let foldable = node.outputs.iter().flatten().all(|&o| facts.constant[o] && facts.weight[o] == Strength::None)
+            && node.outputs.iter().any(Option::is_some);
         // A fold that failed to produce an earlier constant leaves its readers to fail at run time with a better message.
         let known = node.inputs.iter().flatten().all(|&i| ir.values[i].constant.is_some());
         if !(foldable && known) {

@@ -57,7 +57,8 @@ impl Plan {
             [input] => *input,
             inputs => {
                 let names: Vec<&str> = inputs.iter().map(|&i| ir.values[i].name.as_str()).collect();
-                let reason = format!("the graph has {} inputs ({}) where an image classifier has one", inputs.len(), names.join(", "));
+                let reason =
+                    format!("the graph has {} inputs ({}) where an image classifier has one", inputs.len(), names.join(", "));
                 return Err(Error::unsupported(reason));
             }
         };
@@ -74,8 +75,12 @@ impl Plan {
         let (nodes, logits_steps) = nodes;
         let mut steps = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let inputs =
-                node.inputs.iter().map(|i| i.map(|id| find(&slots, id)).transpose()).collect::<Result<Vec<_>>>().at(|| &node.label)?;
+            let inputs = node
+                .inputs
+                .iter()
+                .map(|i| i.map(|id| find(&slots, id)).transpose())
+                .collect::<Result<Vec<_>>>()
+                .at(|| &node.label)?;
             let mut outputs = Vec::with_capacity(node.outputs.len());
             for output in &node.outputs {
                 let next = slots.len();
@@ -145,7 +150,9 @@ impl Step {
         let outputs = (self.kernel)(&Call { inputs: &inputs, mode }).map_err(|e| blame(e).at(&self.label))?;
         let needed = self.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         if outputs.len() < needed {
-            return Err(Error::unsupported(format!("output {} of {} is not supported", needed - 1, self.operator)).at(&self.label));
+            return Err(
+                Error::unsupported(format!("output {} of {} is not supported", needed - 1, self.operator)).at(&self.label)
+            );
         }
         Ok(outputs)
     }

@@ -75,7 +75,9 @@ pub fn admit(audit: &Audit) -> Result<()> {
     let (classes, named) = (audit.model.classes(), audit.probe.classes.len());
     if classes != named {
         let error = Error::data(format!("the model tells {classes} classes apart and the probing set has {named}"));
-        return Err(error.help("the probing set needs a folder for every class, or an adapter file with `classes:` in the model's order"));
+        return Err(
+            error.help("the probing set needs a folder for every class, or an adapter file with `classes:` in the model's order")
+        );
     }
     audit.probe.label_list().map_err(|e| e.help("every probing image needs a label"))?;
     if audit.forget.is_empty() {
@@ -87,7 +89,6 @@ pub fn admit(audit: &Audit) -> Result<()> {
     }
     Ok(())
 }
-
 
 /// Runs the attack, continuing from the state in the results folder if there is one.
 ///
@@ -168,7 +169,8 @@ fn identity(audit: &Audit) -> Result<String> {
     let settings = serde_json::to_string(audit.settings).map_err(Error::unexpected)?;
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
     let mut hash = Sha256::new();
-    for part in [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, env!("CARGO_PKG_VERSION")] {
+    for part in [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, env!("CARGO_PKG_VERSION")]
+    {
         hash.update(part.as_bytes());
         hash.update([0]);
     }

@@ -157,7 +157,11 @@ fn record(audit: &Audit, variant: &VariantOutcome, described: &Described, proven
     let (radii_u, radii_a) = (radii(&by_u), radii(&by_a));
     let right = |classes: &[i64]| -> Vec<bool> { classes.iter().zip(truth).filter_map(|(c, t)| t.map(|t| t == *c)).collect() };
     let bounds = interval::paired_difference(&right(&course.before.classes), &right(&course.attack.classes));
-    let best = course.iterations.iter().filter_map(|line| line.acc_a).fold(None, |best: Option<f64>, a| Some(best.map_or(a, |b| b.max(a))));
+    let best = course
+        .iterations
+        .iter()
+        .filter_map(|line| line.acc_a)
+        .fold(None, |best: Option<f64>, a| Some(best.map_or(a, |b| b.max(a))));
     Record {
         dataset: described.dataset.to_string(),
         backbone: described.backbone.to_string(),
@@ -219,8 +223,18 @@ fn write_predictions(audit: &Audit, variant: &VariantOutcome) -> Result<()> {
 }
 
 fn write_iterations(results: &Path, outcome: &Outcome) -> Result<()> {
-    let header =
-        ["variant", "iteration", "acc_a", "acc_u", "agreement_rate", "agreement", "from_unlearned", "from_attack", "loss_a", "loss_u"];
+    let header = [
+        "variant",
+        "iteration",
+        "acc_a",
+        "acc_u",
+        "agreement_rate",
+        "agreement",
+        "from_unlearned",
+        "from_attack",
+        "loss_a",
+        "loss_u",
+    ];
     let rows: Vec<Vec<String>> = outcome
         .variants
         .iter()
@@ -239,7 +253,11 @@ fn write_iterations(results: &Path, outcome: &Outcome) -> Result<()> {
 /// Writes a model with a note of how it came about.
 fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> Result<()> {
     let mut proto = model.to_onnx()?;
-    let note = |key: &str, value: &str| onnx::proto::StringStringEntryProto { key: key.into(), value: value.into(), ..Default::default() };
+    let note = |key: &str, value: &str| onnx::proto::StringStringEntryProto {
+        key: key.into(),
+        value: value.into(),
+        ..Default::default()
+    };
     proto.metadata_props.retain(|p| !p.key.starts_with("cmira."));
     proto.metadata_props.push(note("cmira.version", &provenance.cmira));
     proto.metadata_props.push(note("cmira.audited_model_sha256", &provenance.model_sha256));
@@ -256,14 +274,20 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
     let mut line = |text: String| {
         let _ = writeln!(out, "{text}");
     };
-    line(format!("{:<8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8}", "variant", "Acc_U", "Acc_A", "R_I", "R_R", "A_R", "excess", "Acc_U then", "agree"));
+    line(format!(
+        "{:<8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8}",
+        "variant", "Acc_U", "Acc_A", "R_I", "R_R", "A_R", "excess", "Acc_U then", "agree"
+    ));
     for r in &summary.records {
         let cells = [r.acc_u, r.acc_a_last, r.r_i, r.r_r, r.a_r, r.excess].map(|v| format!("{:>8}", percent(v))).join(" ");
         line(format!("{:<8} {cells} {:>10} {:>8.2}", r.variant, percent(r.acc_u_after), 100.0 * r.agreement_rate));
     }
     if let Some(r) = summary.records.last() {
         for class in &r.classes {
-            line(format!("  {:<24} {:>4} images  Acc_U {:>6.2}  Acc_A {:>6.2}  R_I {:>+7.2}", class.class, class.images, class.acc_u, class.acc_a, class.r_i));
+            line(format!(
+                "  {:<24} {:>4} images  Acc_U {:>6.2}  Acc_A {:>6.2}  R_I {:>+7.2}",
+                class.class, class.images, class.acc_u, class.acc_a, class.r_i
+            ));
         }
         if let (Some(low), Some(high)) = (r.r_i_low, r.r_i_high) {
             line(format!("R_I is between {low:+.2} and {high:+.2} points (95 %, over {} images)", r.n_forget));
@@ -273,9 +297,16 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
         line("the forget images have no labels: accuracies stay empty; predictions.csv holds what was recovered".to_string());
     }
     let last = outcome.variants.last();
-    line(format!("ended after {} iterations ({}) in {:.0} s", summary.iterations, last.map_or(String::new(), |v| v.stop.to_string()), summary.seconds));
-    line(format!("written to {}: table1.csv table2.csv table3.csv results.csv predictions.csv iterations.csv", results.display()));
+    line(format!(
+        "ended after {} iterations ({}) in {:.0} s",
+        summary.iterations,
+        last.map_or(String::new(), |v| v.stop.to_string()),
+        summary.seconds
+    ));
+    line(format!(
+        "written to {}: table1.csv table2.csv table3.csv results.csv predictions.csv iterations.csv",
+        results.display()
+    ));
     line("run.json recovered.onnx unlearned_after.onnx".to_string());
     out
 }
-

@@ -124,8 +124,9 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(&file, &error)),
         };
-        let stored: StoredCourse = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::data(format!("is damaged: {e}")).at(file.display()).help("delete the results folder and start again"))?;
+        let stored: StoredCourse = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::data(format!("is damaged: {e}")).at(file.display()).help("delete the results folder and start again")
+        })?;
         let number = stored.iterations.len();
         for (name, model) in [("attack", attack), ("unlearned", unlearned)] {
             if !self.load_model(&format!("{variant}.{number}.{name}"), model)? {
@@ -174,5 +175,6 @@ fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 }
 
 fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {
-    Tensor::read_safetensors(path).map_err(|e| Error::data(e).at(path.display()).help("delete the results folder and start again"))
+    Tensor::read_safetensors(path)
+        .map_err(|e| Error::data(e).at(path.display()).help("delete the results folder and start again"))
 }

@@ -159,7 +159,11 @@ fn swish(node: &Node) -> Result<Kernel> {
 fn erf(_node: &Node) -> Result<Kernel> {
     one(|call| {
         let x = call.input(0)?;
-        if is_float(x.kind()) { Ok(x.f_erf()?) } else { Ok(x.f_to_kind(crate::tensor::Kind::Double)?.f_erf()?.f_to_kind(x.kind())?) }
+        if is_float(x.kind()) {
+            Ok(x.f_erf()?)
+        } else {
+            Ok(x.f_to_kind(crate::tensor::Kind::Double)?.f_erf()?.f_to_kind(x.kind())?)
+        }
     })
 }
 

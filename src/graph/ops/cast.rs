@@ -112,4 +112,3 @@ fn constant_of_shape(node: &Node) -> Result<Kernel> {
         Ok(filled.f_to_kind(kind)?)
     })
 }
-

@@ -71,5 +71,9 @@ fn equal_pieces(total: i64, count: usize) -> Result<Vec<i64>> {
     }
     let size = (total + count - 1) / count;
     let sizes: Vec<i64> = (0..count).map(|i| size.min(total - i * size)).collect();
-    if sizes.iter().any(|&s| s < 0) { Err(Error::malformed(format!("{total} cannot be split into {count} pieces"))) } else { Ok(sizes) }
+    if sizes.iter().any(|&s| s < 0) {
+        Err(Error::malformed(format!("{total} cannot be split into {count} pieces")))
+    } else {
+        Ok(sizes)
+    }
 }

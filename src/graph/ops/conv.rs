@@ -103,7 +103,8 @@ fn conv(node: &Node) -> Result<Kernel> {
         let (x, weight, bias) = (call.input(0)?, call.input(1)?, call.optional(2));
         let size = weight.size();
         let spatial = size.get(2..).filter(|s| !s.is_empty() && x.dim() == size.len());
-        let spatial = spatial.ok_or_else(|| Error::malformed(format!("input of rank {} and weight of shape {size:?}", x.dim())))?;
+        let spatial =
+            spatial.ok_or_else(|| Error::malformed(format!("input of rank {} and weight of shape {size:?}", x.dim())))?;
         if kernel_shape.as_deref().is_some_and(|stated| stated != spatial) {
             return Err(Error::malformed(format!("kernel_shape {kernel_shape:?} differs from the weight's {spatial:?}")));
         }
@@ -137,7 +138,8 @@ fn conv_transpose(node: &Node) -> Result<Kernel> {
         let (x, weight, bias) = (call.input(0)?, call.input(1)?, call.optional(2));
         let size = weight.size();
         let spatial = size.get(2..).filter(|s| !s.is_empty() && x.dim() == size.len());
-        let spatial = spatial.ok_or_else(|| Error::malformed(format!("input of rank {} and weight of shape {size:?}", x.dim())))?;
+        let spatial =
+            spatial.ok_or_else(|| Error::malformed(format!("input of rank {} and weight of shape {size:?}", x.dim())))?;
         let window = steps.window(spatial)?;
         let axes = spatial.len();
         let extra = output_padding.clone().unwrap_or_else(|| vec![0; axes]);
@@ -149,7 +151,9 @@ fn conv_transpose(node: &Node) -> Result<Kernel> {
             }
             (Some(shape), _) => return Err(Error::malformed(format!("output_shape {shape:?} for {axes} axes"))),
             (None, Padding::Explicit(_)) => padding.resolve(input, &window)?,
-            (None, padding) => split_total((0..axes).map(|i| full(i) - input[i] * window.strides[i]), *padding == Padding::SameUpper),
+            (None, padding) => {
+                split_total((0..axes).map(|i| full(i) - input[i] * window.strides[i]), *padding == Padding::SameUpper)
+            }
         };
         let zeros = vec![0; axes];
         // Computed without padding, then cropped: begin and end may differ, which libtorch cannot express.

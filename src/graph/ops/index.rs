@@ -100,7 +100,8 @@ fn cut_out(data: &Tensor, cuts: &[Cut]) -> Result<Tensor> {
 }
 
 fn slice_attributes(node: &Node) -> Result<Kernel> {
-    let (starts, ends, axes) = (node.ints("starts")?.unwrap_or_default(), node.ints("ends")?.unwrap_or_default(), node.ints("axes")?);
+    let (starts, ends, axes) =
+        (node.ints("starts")?.unwrap_or_default(), node.ints("ends")?.unwrap_or_default(), node.ints("axes")?);
     one(move |call| {
         let data = call.input(0)?;
         cut_out(data, &cuts(data.dim(), &starts, &ends, axes.as_deref(), None)?)

@@ -21,7 +21,12 @@ pub const OPS: &[Op] = &[
 ];
 
 const fn batch_norm_row(since: i64) -> Op {
-    Op::new("BatchNormalization", since, 5, batch_norm).at_least(5).outputs(5).weights(&[1, 2]).buffers(&[3, 4]).gradients(&[0, 1, 2])
+    Op::new("BatchNormalization", since, 5, batch_norm)
+        .at_least(5)
+        .outputs(5)
+        .weights(&[1, 2])
+        .buffers(&[3, 4])
+        .gradients(&[0, 1, 2])
 }
 
 /// `Mode` decides between batch and running statistics, whatever the file says: a model exported for inference is trained here.
@@ -46,7 +51,17 @@ fn batch_norm(node: &Node) -> Result<Kernel> {
         }
         let (scale, bias, mean, variance) = (call.input(1)?, call.input(2)?, call.input(3)?, call.input(4)?);
         // ONNX weighs the old value with momentum, libtorch the new one.
-        Ok(Tensor::f_batch_norm(x, Some(scale), Some(bias), Some(mean), Some(variance), training, 1.0 - momentum, epsilon, false)?)
+        Ok(Tensor::f_batch_norm(
+            x,
+            Some(scale),
+            Some(bias),
+            Some(mean),
+            Some(variance),
+            training,
+            1.0 - momentum,
+            epsilon,
+            false,
+        )?)
     })
 }
 
@@ -156,7 +171,8 @@ fn rms_norm(node: &Node) -> Result<Kernel> {
 
 fn local_response_norm(node: &Node) -> Result<Kernel> {
     let (alpha, beta, bias) = (node.float_or("alpha", 1e-4)?, node.float_or("beta", 0.75)?, node.float_or("bias", 1.0)?);
-    let size = node.int("size")?.filter(|&s| s > 0).ok_or_else(|| Error::malformed("attribute 'size' is missing or not positive"))?;
+    let size =
+        node.int("size")?.filter(|&s| s > 0).ok_or_else(|| Error::malformed("attribute 'size' is missing or not positive"))?;
     one(move |call| {
         let x = call.input(0)?;
         let dims = x.size();
@@ -165,7 +181,8 @@ fn local_response_norm(node: &Node) -> Result<Kernel> {
         let squares = x.f_mul(x)?.f_reshape([n, 1, c, -1].as_slice())?;
         let below = (size - 1) / 2;
         let padded = squares.f_constant_pad_nd([0, 0, below, size - 1 - below].as_slice())?;
-        let sums = padded.f_unfold(2, size, 1)?.f_sum_dim_intlist([-1].as_slice(), false, None::<Kind>)?.f_reshape(dims.as_slice())?;
+        let sums =
+            padded.f_unfold(2, size, 1)?.f_sum_dim_intlist([-1].as_slice(), false, None::<Kind>)?.f_reshape(dims.as_slice())?;
         let denominator = sums.f_mul_scalar(alpha / size as f64)?.f_add_scalar(bias)?.f_pow_tensor_scalar(beta)?;
         Ok(x.f_div(&denominator)?)
     })

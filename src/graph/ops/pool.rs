@@ -79,7 +79,13 @@ fn max_pool(node: &Node) -> Result<Kernel> {
             if even {
                 let pads: Vec<i64> = whole.iter().map(|p| p.0).collect();
                 let (kernel, strides, dilations) = (&window.kernel, &window.strides, &window.dilations);
-                return Ok(vec![x.f_max_pool2d(kernel.as_slice(), strides.as_slice(), pads.as_slice(), dilations.as_slice(), false)?]);
+                return Ok(vec![x.f_max_pool2d(
+                    kernel.as_slice(),
+                    strides.as_slice(),
+                    pads.as_slice(),
+                    dilations.as_slice(),
+                    false,
+                )?]);
             }
         }
         general_max_pool(x, &window, &whole, indices)
@@ -137,7 +143,14 @@ fn average_pool(node: &Node) -> Result<Kernel> {
         let none = whole.iter().all(|p| *p == (0, 0));
         if x.dim() == 4 && plain && none {
             let zeros = vec![0; 2];
-            return Ok(x.f_avg_pool2d(window.kernel.as_slice(), window.strides.as_slice(), zeros.as_slice(), false, true, None::<i64>)?);
+            return Ok(x.f_avg_pool2d(
+                window.kernel.as_slice(),
+                window.strides.as_slice(),
+                zeros.as_slice(),
+                false,
+                true,
+                None::<i64>,
+            )?);
         }
         let sums = unfold(&pad_with(x, &whole, 0.0)?, &window)?.f_sum_dim_intlist([-1].as_slice(), false, None::<Kind>)?;
         // What a window is divided by: the input it covers, with the stated padding if that counts; never what ceil_mode added.

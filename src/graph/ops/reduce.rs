@@ -62,7 +62,8 @@ fn reduce(x: &Tensor, axes: Option<&[i64]>, keep: bool, noop: bool, run: Reducti
     if keep || axes.is_empty() {
         return Ok(reduced);
     }
-    let left: Vec<i64> = (0..rank).filter(|a| !axes.contains(a)).map(|a| reduced.size()[usize::try_from(a).unwrap_or(0)]).collect();
+    let left: Vec<i64> =
+        (0..rank).filter(|a| !axes.contains(a)).map(|a| reduced.size()[usize::try_from(a).unwrap_or(0)]).collect();
     Ok(reduced.f_reshape(left.as_slice())?)
 }
 

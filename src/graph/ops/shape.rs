@@ -56,7 +56,9 @@ fn reshape_to(x: &Tensor, target: &[i64], allow_zero: bool) -> Result<Tensor> {
     let mut shape = Vec::with_capacity(target.len());
     for (axis, &dim) in target.iter().enumerate() {
         shape.push(match dim {
-            0 if !allow_zero => *from.get(axis).ok_or_else(|| Error::malformed(format!("a shape of {target:?} copies a missing axis")))?,
+            0 if !allow_zero => {
+                *from.get(axis).ok_or_else(|| Error::malformed(format!("a shape of {target:?} copies a missing axis")))?
+            }
             dim if dim >= -1 => dim,
             dim => return Err(Error::malformed(format!("a shape with dimension {dim}"))),
         });

@@ -38,9 +38,10 @@ const RATIO: i64 = 3;
 fn suspicious(plan: &Plan, stored: &[Tensor]) -> bool {
     plan.steps.iter().any(|step| match step.operator {
         "Reshape" => match step.inputs.get(1) {
-            Some(Some(Source::Stored(index))) => {
-                stored.get(*index).and_then(|t| crate::tensor::to_i64s(t).ok()).is_none_or(|shape| shape.first().is_none_or(|&d| d > 0))
-            }
+            Some(Some(Source::Stored(index))) => stored
+                .get(*index)
+                .and_then(|t| crate::tensor::to_i64s(t).ok())
+                .is_none_or(|shape| shape.first().is_none_or(|&d| d > 0)),
             Some(Some(Source::Slot(_))) => false,
             _ => true,
         },
@@ -58,7 +59,16 @@ pub(crate) fn repair(plan: &mut Plan, stored: &mut Vec<Tensor>, image: &[i64], b
     let _guard = no_grad();
     let images = random_images(image, batch * RATIO, kind)?;
     let first = trace(plan, stored, &images.f_narrow(0, 0, batch)?)?;
-    let mut search = Search { plan, stored, batch, reference: first.shapes, choices: Vec::new(), repeats: Vec::new(), learned: HashMap::new(), budget: 0 };
+    let mut search = Search {
+        plan,
+        stored,
+        batch,
+        reference: first.shapes,
+        choices: Vec::new(),
+        repeats: Vec::new(),
+        learned: HashMap::new(),
+        budget: 0,
+    };
     search.budget = 50 + 30 * search.plan.steps.len();
     match search.run(&images, &first.output)? {
         Some(patches) if patches.is_empty() => Ok(Outcome::Free),
@@ -195,7 +205,9 @@ impl Search<'_> {
     /// Lists the readings of a Reshape whose constant target has to carry the larger batch, and takes the likeliest.
     fn open_choice(&mut self, index: usize, slots: &[Option<Tensor>]) {
         let step = &self.plan.steps[index];
-        let (Some(Some(Source::Slot(input))), Some(Some(Source::Stored(_)))) = (step.inputs.first(), step.inputs.get(1)) else { return };
+        let (Some(Some(Source::Slot(input))), Some(Some(Source::Stored(_)))) = (step.inputs.first(), step.inputs.get(1)) else {
+            return;
+        };
         let (Some(Some(tensor)), Some(Some(output))) = (slots.get(*input), step.outputs.first()) else { return };
         let (from, to) = (&self.reference[*input], &self.reference[*output]);
         let Some(axis) = tensor.size().iter().zip(from).position(|(now, then)| *now != *then) else { return };
@@ -205,7 +217,8 @@ impl Search<'_> {
             readings.sort_by_key(|r| r == learned);
         }
         let as_it_is = step.run(self.stored, slots, Mode::Eval).ok().and_then(|o| o.first().map(Tensor::size));
-        let likeliest = readings.last().map(|r| r.iter().zip(to).map(|(&d, &was)| if d == -1 { was * RATIO } else { d }).collect::<Vec<_>>());
+        let likeliest =
+            readings.last().map(|r| r.iter().zip(to).map(|(&d, &was)| if d == -1 { was * RATIO } else { d }).collect::<Vec<_>>());
         if as_it_is.is_some() && as_it_is == likeliest {
             readings.pop();
             self.choices.push(Choice { step: index, untried: readings, patch: None, key });
@@ -268,8 +281,9 @@ impl Search<'_> {
         let like = sizes.iter().position(|s| s.contains(&target));
         let Some(like) = like else { return false };
         let Some(axis) = sizes[like].iter().position(|&d| d == target) else { return false };
-        let repeated: Vec<usize> =
-            (0..sizes.len()).filter(|&i| sizes[i].len() == sizes[like].len() && sizes[i].get(axis) == Some(&self.batch)).collect();
+        let repeated: Vec<usize> = (0..sizes.len())
+            .filter(|&i| sizes[i].len() == sizes[like].len() && sizes[i].get(axis) == Some(&self.batch))
+            .collect();
         if repeated.is_empty() {
             return false;
         }
@@ -285,7 +299,8 @@ impl Search<'_> {
         if output.size().first() != Some(&(batch * RATIO)) {
             return Ok(false);
         }
-        let second = self.plan.run(self.stored, &images.f_narrow(0, batch, batch)?, Mode::Eval, crate::graph::plan::Target::Output)?;
+        let second =
+            self.plan.run(self.stored, &images.f_narrow(0, batch, batch)?, Mode::Eval, crate::graph::plan::Target::Output)?;
         let close = |part: Tensor, whole: &Tensor| -> Result<bool> {
             if part.size() != whole.size() {
                 return Ok(false);
@@ -368,7 +383,6 @@ fn readings(from: &[i64], to: &[i64], axis: usize, batch: i64) -> Vec<Vec<i64>> 
     scored.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
     scored.into_iter().map(|(_, shape)| shape).collect()
 }
-
 
 #[cfg(test)]
 mod tests {

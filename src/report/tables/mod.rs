@@ -13,13 +13,12 @@ use crate::report::{Record, csv};
 /// A table: header and rows of cells.
 pub type Table = (Vec<String>, Vec<Vec<String>>);
 
+/// How a table is made.
+pub type Make = fn(&[Record]) -> Table;
+
 /// Every table: file name and how it is made.
-pub const TABLES: &[(&str, fn(&[Record]) -> Table)] = &[
-    ("table1.csv", table1::make),
-    ("table2.csv", table2::make),
-    ("table3.csv", table3::make),
-    ("results.csv", tidy::make),
-];
+pub const TABLES: &[(&str, Make)] =
+    &[("table1.csv", table1::make), ("table2.csv", table2::make), ("table3.csv", table3::make), ("results.csv", tidy::make)];
 
 /// Writes every table into a folder.
 ///
@@ -62,7 +61,8 @@ mod tests {
     use crate::report::{ClassRecord, Provenance};
 
     fn record(method: &str, variant: &str, acc_a: f64) -> Record {
-        let class = |name: &str, acc_u: f64, acc_a: f64| ClassRecord { class: name.into(), images: 10, acc_u, acc_a, r_i: acc_a - acc_u };
+        let class =
+            |name: &str, acc_u: f64, acc_a: f64| ClassRecord { class: name.into(), images: 10, acc_u, acc_a, r_i: acc_a - acc_u };
         Record {
             dataset: "=drawn".into(),
             backbone: "ResNet8".into(),

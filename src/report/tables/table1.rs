@@ -12,7 +12,9 @@ pub fn make(records: &[Record]) -> Table {
     let rows = distinct(records, |r| (r.dataset.as_str(), r.backbone.as_str())).into_iter().map(|(dataset, backbone)| {
         let mut row = vec![text(dataset), text(backbone)];
         for method in &methods {
-            let found = records.iter().find(|r| (r.dataset == dataset && r.backbone == backbone) && r.method == *method && r.variant == FULL);
+            let found = records
+                .iter()
+                .find(|r| (r.dataset == dataset && r.backbone == backbone) && r.method == *method && r.variant == FULL);
             row.extend([found.and_then(|r| r.acc_u), found.and_then(|r| r.acc_a_last), found.and_then(|r| r.r_r)].map(percent));
         }
         row
