@@ -8,7 +8,6 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     /// An empty directory; the name keeps tests that run at the same time apart.
-    #[expect(clippy::unwrap_used, reason = "a test cannot go on without it")]
     pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).unwrap();

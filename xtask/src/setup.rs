@@ -141,8 +141,6 @@ fn version_of_header(header: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::scratch::Scratch;
 
