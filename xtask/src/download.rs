@@ -210,3 +210,67 @@ fn sha256(path: &Path) -> Result<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::Group;
+    use crate::scratch::Scratch;
+
+    const NAME: &str = "abc-1-py3-none-any.whl";
+
+    /// A wheel whose file holds `abc`; the hash is the first example of FIPS 180-4's SHA-256.
+    fn wheel() -> Wheel {
+        Wheel {
+            group: Group::Cuda,
+            package: "abc".to_string(),
+            version: "1".to_string(),
+            bytes: 3,
+            sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".to_string(),
+            file: NAME.to_string(),
+        }
+    }
+
+    /// What becomes of a directory with that one file, without a Python that could download.
+    fn obtain(test: &str, file: &str, content: &str) -> (Result<String>, Vec<String>) {
+        let scratch = Scratch::new(test);
+        fs::write(scratch.path().join(file), content).unwrap();
+        let (python, wheel) = (Python::absent(), wheel());
+        let downloads = Downloads::open(scratch.path().to_path_buf(), &python).unwrap();
+        let mut obtained = String::new();
+        let outcome = downloads.each(&[Wanted { wheel: &wheel, python: PythonVersion { minor: 11 } }], |_, file| {
+            obtained = fs::read_to_string(file).at(file)?;
+            Ok(())
+        });
+        let left = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        (outcome.map(|()| obtained), left.collect())
+    }
+
+    #[test]
+    fn a_file_brought_by_hand_needs_no_network() {
+        let (outcome, left) = obtain("by-hand", NAME, "abc");
+        assert_eq!((outcome.unwrap().as_str(), left), ("abc", vec![NAME.to_string()]));
+    }
+
+    #[test]
+    fn a_part_that_is_whole_becomes_the_file() {
+        let (outcome, left) = obtain("whole", &format!("{NAME}.part"), "abc");
+        assert_eq!((outcome.unwrap().as_str(), left), ("abc", vec![NAME.to_string()]));
+    }
+
+    #[test]
+    fn a_file_of_another_hash_is_deleted_and_named() {
+        let (outcome, left) = obtain("wrong", NAME, "abd");
+        let failure = outcome.unwrap_err().to_string();
+        assert!(failure.contains(NAME) && failure.contains("was deleted"), "{failure}");
+        assert_eq!(left, [""; 0]);
+    }
+
+    #[test]
+    fn a_part_of_another_hash_is_deleted_and_begun_again() {
+        let (outcome, left) = obtain("wrong-part", &format!("{NAME}.part"), "abd");
+        // To begin again takes a Python, which this test has not.
+        assert!(outcome.unwrap_err().to_string().contains("cannot run absent-python"));
+        assert_eq!(left, [""; 0]);
+    }
+}

@@ -74,7 +74,7 @@ impl Installer {
 
     /// Unpacks beside the destination and renames, so that no program ever maps half a library. Interrupted, it is done again.
     fn put(&self, wheel: &Wheel, file: &Path, python: &Python) -> Result<()> {
-        let Some(recipe) = recipe(wheel.group) else { return Ok(()) };
+        let recipe = recipe(wheel.group).ok_or_else(|| Failure::new(format!("{} is not for installing", wheel.file)))?;
         eprintln!("  unpacking");
         let unpacked = self.scratch().join(&wheel.package);
         let files = unpack(file, &unpacked, recipe.members, python)?;
@@ -177,8 +177,6 @@ pub fn remove(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::scratch::Scratch;
 

@@ -67,6 +67,12 @@ impl Python {
         )))
     }
 
+    /// One that cannot be run, for tests of what needs none.
+    #[cfg(test)]
+    pub fn absent() -> Self {
+        Python { program: "absent-python".to_string(), version: None, description: "none".to_string() }
+    }
+
     pub fn program(&self) -> &str {
         &self.program
     }

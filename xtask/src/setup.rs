@@ -104,6 +104,9 @@ fn check_libtorch(libtorch: &Path) -> Result<()> {
             libtorch.display()
         ))
     };
+    if !libtorch.is_absolute() {
+        return Err(refuse("which is no absolute path".to_string()));
+    }
     let library = Path::new("lib").join("libtorch_cpu.so");
     if !libtorch.join(&library).is_file() {
         return Err(refuse(format!("which has no {}", library.display())));
@@ -138,8 +141,6 @@ fn version_of_header(header: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::scratch::Scratch;
 

@@ -53,8 +53,6 @@ pub fn path(native: &Path, name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::scratch::Scratch;
 
