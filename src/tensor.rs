@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-pub use tch::{Device, Kind, NoGradGuard, Tensor};
+pub use tch::{Device, Kind, NoGradGuard, Reduction, TchError, Tensor};
 
 use crate::error::{Error, Result};
 

@@ -39,7 +39,7 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
     let labels = Tensor::f_from_slice(&labels)?.f_to_device(trial.device())?;
     seed_libtorch(0);
     let logits = trial.forward(&images, mode)?;
-    let loss = logits.f_cross_entropy_loss(&labels, None::<&Tensor>, tch::Reduction::Mean, -100, 0.0)?;
+    let loss = logits.f_cross_entropy_loss(&labels, None::<&Tensor>, crate::tensor::Reduction::Mean, -100, 0.0)?;
     loss.f_backward()?;
     let mut found = Gradients { missing: Vec::new(), non_finite: Vec::new(), zero: Vec::new() };
     for param in trial.params() {

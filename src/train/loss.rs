@@ -14,7 +14,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Targets) -> Result<Tensor> {
         Targets::Hard(labels) => labels.shallow_clone(),
         Targets::Soft(rows) => rows.f_to_kind(logits.f_kind()?)?,
     };
-    Ok(logits.f_cross_entropy_loss(&target, None::<&Tensor>, tch::Reduction::Mean, -100, 0.0)?)
+    Ok(logits.f_cross_entropy_loss(&target, None::<&Tensor>, crate::tensor::Reduction::Mean, -100, 0.0)?)
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ fn modulo(node: &Node) -> Result<Kernel> {
     })
 }
 
-type Unary = fn(&Tensor) -> std::result::Result<Tensor, tch::TchError>;
+type Unary = fn(&Tensor) -> std::result::Result<Tensor, crate::tensor::TchError>;
 
 fn unary(node: &Node, run: Unary) -> Result<Kernel> {
     node.ignore("consumed_inputs");

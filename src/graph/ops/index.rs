@@ -17,7 +17,7 @@ pub const OPS: &[Op] = &[
 /// Indices in `-size..size` as indices in `0..size`, on the data's device.
 fn wrap_indices(indices: &Tensor, size: i64, data: &Tensor) -> Result<Tensor> {
     let indices = indices.f_to_kind(Kind::Int64)?;
-    if indices.device() == tch::Device::Cpu && indices.numel() > 0 {
+    if indices.device() == crate::tensor::Device::Cpu && indices.numel() > 0 {
         let (low, high) = (indices.f_min()?.f_int64_value(&[])?, indices.f_max()?.f_int64_value(&[])?);
         if low < -size || high >= size {
             return Err(Error::malformed(format!("indices from {low} to {high} are outside an axis of {size}")));
@@ -135,7 +135,7 @@ fn range(_: &Node) -> Result<Kernel> {
         }
         // Truncation is exact here: the count is a whole number in range.
         #[allow(clippy::cast_possible_truncation)]
-        let steps = Tensor::f_arange(count as i64, (Kind::Double, tch::Device::Cpu))?;
+        let steps = Tensor::f_arange(count as i64, (Kind::Double, crate::tensor::Device::Cpu))?;
         Ok(steps.f_mul_scalar(delta)?.f_add_scalar(start)?.f_to_kind(kind)?)
     })
 }
