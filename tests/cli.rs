@@ -1,0 +1,291 @@
+//! The real binary in a scratch folder: exit codes, messages and files.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use cmira::data::draw::{DrawOptions, draw};
+use cmira::onnx::proto::{
+    AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+};
+
+/// Ten classes, 32x32, trained by nobody: small enough for tests.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/witness/small_cnn.onnx");
+
+const SETTINGS: &str = "
+backbone: resnet8
+head_width: 16
+pretrain: {epochs: 2, batch_size: 16, learning_rate: 0.05}
+mutual: {epochs: 1, batch_size: 16}
+iterations: 2
+confidence_threshold: 0.1
+disagreement_share: 0.5
+";
+
+fn cmira(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cmira"));
+    command.args(arguments).env_remove("RUST_BACKTRACE").output().expect("the binary starts")
+}
+
+/// The exit code, and stderr, which must be free of panics.
+fn outcome(arguments: &[&str]) -> (i32, String) {
+    let output = cmira(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (output.status.code().unwrap_or(-1), stderr)
+}
+
+/// One readable line.
+fn is_one_line(stderr: &str) -> bool {
+    stderr.lines().count() == 1 && stderr.starts_with("error: ")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("scratch folders have plain names")
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("the scratch folder is writable");
+    path
+}
+
+fn refused(path: &Path) {
+    let (code, stderr) = outcome(&["check", text(path)]);
+    assert!(code == 3 || code == 4, "{}: exit {code}: {stderr}", path.display());
+    assert!(is_one_line(&stderr), "{stderr}");
+    assert!(stderr.contains(text(path)), "the file is not named: {stderr}");
+}
+
+#[test]
+fn damaged_files_end_with_one_line() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let whole = std::fs::read(MODEL).expect("the witness model");
+    refused(&write(folder.path(), "empty.onnx", b""));
+    refused(&write(folder.path(), "text.onnx", b"this is not a model"));
+    for cut in 1..50 {
+        refused(&write(folder.path(), "cut.onnx", &whole[..whole.len() * cut / 50]));
+    }
+    let nested: Vec<u8> = std::iter::repeat_n(0x0b, 100_000).collect();
+    refused(&write(folder.path(), "groups.onnx", &nested));
+}
+
+fn value(name: &str) -> ValueInfoProto {
+    ValueInfoProto { name: name.into(), ..Default::default() }
+}
+
+fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
+        op_type: op.into(),
+        input: inputs.iter().map(|i| (*i).to_string()).collect(),
+        output: vec![output.into()],
+        ..Default::default()
+    }
+}
+
+fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Vec<u8> {
+    let graph = GraphProto { node: nodes, input: vec![value("x")], output: vec![value("y")], initializer, ..Default::default() };
+    let opset = OperatorSetIdProto { version: 17, ..Default::default() };
+    let model = ModelProto { ir_version: 8, graph: Some(graph).into(), opset_import: vec![opset], ..Default::default() };
+    model.write_to_bytes().expect("a model in memory can be written")
+}
+
+#[test]
+fn graphs_that_are_none_are_refused() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = |name: &str, bytes: &[u8]| write(folder.path(), name, bytes);
+    refused(&file(
+        "cycle.onnx",
+        &model(vec![node("Add", &["x", "b"], "a"), node("Relu", &["a"], "b"), node("Relu", &["b"], "y")], vec![]),
+    ));
+    refused(&file("missing.onnx", &model(vec![node("Conv", &["x", "weight"], "y")], vec![])));
+    let tensor = |dims: &[i64]| TensorProto { name: "w".into(), data_type: 1, dims: dims.to_vec(), ..Default::default() };
+    for dims in [vec![-1, 3], vec![i64::MAX, i64::MAX], vec![1 << 40]] {
+        refused(&file("dims.onnx", &model(vec![node("Add", &["x", "w"], "y")], vec![tensor(&dims)])));
+    }
+    let mut outside = tensor(&[4]);
+    outside.data_location = cmira::onnx::proto::tensor_proto::DataLocation::EXTERNAL.into();
+    let entry =
+        cmira::onnx::proto::StringStringEntryProto { key: "location".into(), value: "../secret".into(), ..Default::default() };
+    outside.external_data = vec![entry];
+    refused(&file("outside.onnx", &model(vec![node("Add", &["x", "w"], "y")], vec![outside])));
+    let unknown = file("unknown.onnx", &model(vec![node("Frobnicate", &["x"], "y")], vec![]));
+    assert_eq!(outcome(&["check", text(&unknown)]).0, 4);
+    let mut strange = node("Relu", &["x"], "y");
+    strange.attribute = vec![AttributeProto {
+        name: "strange".into(),
+        i: 1,
+        type_: cmira::onnx::proto::attribute_proto::AttributeType::INT.into(),
+        ..Default::default()
+    }];
+    assert_eq!(outcome(&["check", text(&file("attribute.onnx", &model(vec![strange], vec![])))]).0, 4);
+}
+
+#[test]
+fn an_operator_cannot_ask_for_all_memory() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let shape =
+        cmira::onnx::to_proto("shape", &cmira::tensor::Tensor::from_slice(&[1_i64 << 40, 1 << 20])).expect("a small tensor");
+    let bomb = model(vec![node("ConstantOfShape", &["shape"], "big"), node("Add", &["x", "big"], "y")], vec![shape]);
+    refused(&write(folder.path(), "bomb.onnx", &bomb));
+}
+
+#[test]
+fn check_prints_what_scripts_rely_on() {
+    let output = cmira(&["check", MODEL, "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    for key in [
+        "model",
+        "sha256",
+        "opset",
+        "operators",
+        "parameters",
+        "parity",
+        "batches",
+        "gradients",
+        "repairs",
+        "unsupported",
+        "import_s",
+    ] {
+        assert!(json.get(key).is_some(), "{key}");
+    }
+    assert!(json["parity"]["max_rel"].as_f64().is_some_and(|e| e <= 1e-4), "{json}");
+    assert_eq!(json["parity"]["argmax_agreement"], 1.0);
+    for batch in ["1", "2", "7"] {
+        assert!(json["batches"][batch].as_f64().is_some_and(|e| e <= 1e-4), "{json}");
+    }
+    for list in ["missing", "non_finite", "zero"] {
+        assert_eq!(json["gradients"][list].as_array().map(Vec::len), Some(0), "{json}");
+    }
+    assert_eq!(json["operators"]["BatchNormalization"], 2);
+}
+
+/// Drawn images and settings for audits that take seconds.
+struct Scene {
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let options = DrawOptions { train_per_class: 4, test_per_class: 4, ..DrawOptions::default() };
+        draw(&folder.path().join("drawn"), &options, &mut |_| ()).expect("images can be drawn");
+        std::fs::write(folder.path().join("settings.yaml"), SETTINGS).expect("the scratch folder is writable");
+        Scene { folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        text(&self.folder.path().join(name)).to_string()
+    }
+
+    fn audit(&self, out: &str, more: &[&str]) -> (i32, String) {
+        let (forget, probe, settings, out) =
+            (self.path("drawn/train"), self.path("drawn/test"), self.path("settings.yaml"), self.path(out));
+        let mut arguments =
+            vec!["audit", "--model", MODEL, "--forget", &forget, "--probe", &probe, "--settings", &settings, "--out", &out];
+        arguments.extend(["--threads", "1", "--device", "cpu", "--quiet"]);
+        arguments.extend(more);
+        outcome(&arguments)
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let scene = Scene::new();
+    for out in ["one", "two"] {
+        assert_eq!(scene.audit(out, &["--ablation"]), (0, String::new()));
+    }
+    for file in ["results.csv", "predictions.csv", "iterations.csv", "table1.csv", "table2.csv", "table3.csv"] {
+        assert_eq!(scene.read(&format!("one/{file}")), scene.read(&format!("two/{file}")), "{file}");
+    }
+    assert_eq!(scene.read("one/predictions.csv").lines().count(), 41);
+    assert_eq!(scene.read("one/table3.csv").lines().count(), 5);
+    // What was written can be read again, by this program and by ONNX Runtime.
+    for file in ["recovered.onnx", "unlearned_after.onnx"] {
+        let (code, stderr) = outcome(&["check", &scene.path(&format!("one/{file}"))]);
+        assert_eq!(code, 0, "{file}: {stderr}");
+    }
+}
+
+#[test]
+fn a_finished_audit_is_not_run_again_and_another_one_is_kept_apart() {
+    let scene = Scene::new();
+    assert_eq!(scene.audit("out", &[]).0, 0);
+    let results = scene.read("out/results.csv");
+    assert_eq!(scene.audit("out", &[]).0, 0);
+    assert_eq!(scene.read("out/results.csv"), results);
+    let (code, stderr) = scene.audit("out", &["--seed", "5"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("another --out"), "{stderr}");
+}
+
+#[test]
+fn forget_images_need_no_labels() {
+    let scene = Scene::new();
+    let flat = scene.folder.path().join("flat");
+    std::fs::create_dir(&flat).expect("the scratch folder is writable");
+    for (index, class) in ["disc", "ring"].iter().enumerate() {
+        let from = scene.folder.path().join(format!("drawn/train/{class}/0000.png"));
+        std::fs::copy(from, flat.join(format!("{index}.png"))).expect("a drawn image");
+    }
+    let (flat, probe, settings, out) =
+        (text(&flat).to_string(), scene.path("drawn/test"), scene.path("settings.yaml"), scene.path("out"));
+    let output = cmira(&[
+        "audit",
+        "--model",
+        MODEL,
+        "--forget",
+        &flat,
+        "--probe",
+        &probe,
+        "--settings",
+        &settings,
+        "--out",
+        &out,
+        "--quiet",
+        "--json",
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    assert!(json["acc_u"].is_null() && json["acc_a_last"].is_null() && json["agreement_rate"].is_number(), "{json}");
+    let (code, stderr) = outcome(&[
+        "audit",
+        "--model",
+        MODEL,
+        "--forget",
+        &flat,
+        "--probe",
+        &probe,
+        "--settings",
+        &settings,
+        "--out",
+        &out,
+        "--oracle",
+    ]);
+    assert_eq!(code, 2, "{stderr}");
+}
+
+#[test]
+fn wrong_input_says_what_to_do() {
+    let scene = Scene::new();
+    let settings = write(scene.folder.path(), "wrong.yaml", b"bakbone: resnet8\n");
+    let (code, stderr) = scene.audit("out", &["--settings", text(&settings)]);
+    assert!(code == 2, "{code}: {stderr}");
+    let wrong = scene.path("wrong.yaml");
+    let (forget, probe) = (scene.path("drawn/train"), scene.path("drawn/test"));
+    let (code, stderr) = outcome(&["audit", "--model", MODEL, "--forget", &forget, "--probe", &probe, "--settings", &wrong]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("bakbone") && stderr.contains("backbone"), "{stderr}");
+    // A probing set with another number of classes than the model tells apart.
+    std::fs::remove_dir_all(scene.folder.path().join("drawn/test/ring")).expect("a drawn class");
+    let (code, stderr) = scene.audit("out", &[]);
+    assert_eq!(code, 6, "{stderr}");
+    assert!(stderr.contains("10 classes") && stderr.contains('9'), "{stderr}");
+    assert_eq!(outcome(&["check", "nowhere.onnx"]).0, 2);
+    assert_eq!(outcome(&["check", MODEL, "--device", "cuda:99"]).0, 2);
+    assert_eq!(outcome(&["frobnicate"]).0, 2);
+}
