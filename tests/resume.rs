@@ -43,6 +43,7 @@ fn attempt(results: &Path, forget: &ImageSet, probe: &ImageSet, steps: Option<us
         settings: &settings,
         variants: &variants,
         results,
+        stage_one_of: None,
         device: Device::Cpu,
     };
     let (stop, seen) = (AtomicBool::new(false), Cell::new(0));

@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
     let forget = common::images(forget_path, &with_classes, Some(args.out.join("state/cache")), &reporter)?;
     let variants: &[Variant] = if args.ablation { &Variant::ALL } else { &[Variant::PUA] };
     let described = Described { dataset: &args.dataset, backbone: &args.model_name, method: &args.method, device };
-    let one = |model: &Model, out: &Path, what: &str| -> Result<Finished> {
+    let one = |model: &Model, out: &Path, what: &str, stage_one_of: Option<&Path>| -> Result<Finished> {
         let audit = Audit {
             model,
             forget: &forget,
@@ -107,6 +107,7 @@ pub fn run(args: &Args) -> Result<()> {
             settings: &settings,
             variants,
             results: out,
+            stage_one_of,
             device,
         };
         let started = Instant::now();
@@ -119,10 +120,10 @@ pub fn run(args: &Args) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         Ok(Finished { summary: results::write(&audit, &outcome, &described, seconds)?, outcome })
     };
-    let mut finished = one(&model, &args.out, "attack")?;
+    let mut finished = one(&model, &args.out, "attack", None)?;
     if let Some(path) = &args.control {
         let control = open(path, &adapter, device).at(|| "control")?;
-        let other = one(&control, &args.out.join("control"), "control")?;
+        let other = one(&control, &args.out.join("control"), "control", Some(&args.out))?;
         results::add_control(&args.out, &mut finished.summary, &other.summary)?;
     }
     if args.json {

@@ -35,6 +35,8 @@ pub struct Audit<'a> {
     pub variants: &'a [Variant],
     /// Where results and the state of an unfinished audit are kept.
     pub results: &'a Path,
+    /// Results of another audit with the same probing set and settings, whose stage 1 is taken over: it does not depend on the model.
+    pub stage_one_of: Option<&'a Path>,
     /// Where to compute.
     pub device: Device,
 }
@@ -108,6 +110,9 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
 
     let (train_rows, held_out) = splits::holdout(&probe_labels, audit.settings.probe_holdout, audit.settings.seed)?;
     let pretrained = cmira::attack_model(audit.settings, input, audit.model.classes(), audit.device)?;
+    if let Some(other) = audit.stage_one_of {
+        store.adopt_model("pretrained", other)?;
+    }
     if !store.load_model("pretrained", &pretrained)? {
         let rows: Vec<i64> = train_rows.iter().map(|&r| i64::try_from(r).map_err(Error::unexpected)).collect::<Result<_>>()?;
         let mut forward = |event: &train::Event| report(&Progress::Training { model: "pretrain", iteration: 0, event });

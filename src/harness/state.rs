@@ -92,6 +92,16 @@ impl Store {
         Ok(true)
     }
 
+    /// Copies a model from another audit's state, unless this one has it already or the other has none.
+    pub fn adopt_model(&self, name: &str, results: &Path) -> Result<()> {
+        let (own, other) = (self.model_file(name), results.join("state").join(format!("{name}.safetensors")));
+        if own.exists() || !other.exists() {
+            return Ok(());
+        }
+        let bytes = std::fs::read(&other).map_err(|e| Error::io(&other, &e))?;
+        write(&own, &bytes)
+    }
+
     /// Stores the course of a variant with both models: one file, so that they always belong together.
     pub fn save_course(&self, variant: &str, course: &Course, attack: &Model, unlearned: &Model) -> Result<()> {
         let number = course.iterations.len();

@@ -73,7 +73,7 @@ const TASKS: &[Task] = &[
         name: "demo",
         flags: &[],
         about: "Audits the example model in fixtures/ and says where the results are",
-        details: "Brings what is missing, as `setup` does, and builds the release binary first.",
+        details: "Brings what is missing, as `setup` does, and builds the binary first.",
         run: |workspace, _| demo::run(workspace),
     },
     Task {
