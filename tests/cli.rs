@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cmira::data::draw::{DrawOptions, draw};
+use cmira::data::{Adapter, Batches, FolderOptions, read_folder};
+use cmira::graph::{Mode, Model};
 use cmira::onnx::proto::{
     AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
 };
+
+use cmira::tensor::{Device, to_i64s};
 
 /// Ten classes, 32x32, trained by nobody: small enough for tests.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/witness/small_cnn.onnx");
@@ -209,6 +213,27 @@ fn the_same_seed_gives_the_same_bytes() {
         let (code, stderr) = outcome(&["check", &scene.path(&format!("one/{file}"))]);
         assert_eq!(code, 0, "{file}: {stderr}");
     }
+}
+
+#[test]
+fn the_recovered_model_is_the_one_that_was_scored() {
+    let scene = Scene::new();
+    assert_eq!(scene.audit("out", &[]).0, 0);
+    let recovered = Model::open(Path::new(&scene.path("out/recovered.onnx")), Device::Cpu).expect("an exported model");
+    let forget =
+        read_folder(Path::new(&scene.path("drawn/train")), &FolderOptions::default(), &mut |_| ()).expect("drawn images");
+    let images = Batches::new(&forget, &Adapter::default(), Device::Cpu).and_then(|b| b.range(0, 40)).expect("a batch");
+    let logits = recovered.forward(&images, Mode::Eval).expect("logits");
+    let classes = to_i64s(&logits.f_argmax(-1, false).expect("an arg-max")).expect("classes");
+    let mut rows = csv::Reader::from_path(scene.path("out/predictions.csv")).expect("a table");
+    let mut compared = 0;
+    for (row, class) in rows.records().zip(&classes) {
+        let row = row.expect("a row");
+        assert_eq!(&row[0], forget.names[compared]);
+        assert_eq!(&row[3], forget.classes[usize::try_from(*class).expect("a class")], "{row:?}");
+        compared += 1;
+    }
+    assert_eq!(compared, 40);
 }
 
 #[test]
