@@ -248,6 +248,11 @@ impl Model {
         self.shared.image
     }
 
+    /// The batch size that the graph is bound to, if it could not be freed: such a model can be evaluated, not trained.
+    pub fn fixed_batch(&self) -> Option<i64> {
+        self.shared.fixed_batch
+    }
+
     /// Where the parameters live.
     pub fn device(&self) -> Device {
         self.device

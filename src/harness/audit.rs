@@ -71,9 +71,13 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Data, when class counts differ or a probing image has no label; Usage, for settings that make no sense or a missing label that the oracle
-/// rule needs.
+/// rule needs; Unsupported, for a model that cannot be trained.
 pub fn admit(audit: &Audit) -> Result<()> {
     audit.settings.validate()?;
+    if let Some(batch) = audit.model.fixed_batch() {
+        let error = Error::unsupported(format!("the model runs on batches of {batch} only, so it cannot be trained"));
+        return Err(error.help("export it with a dynamic batch dimension"));
+    }
     let (classes, named) = (audit.model.classes(), audit.probe.classes.len());
     if classes != named {
         let error = Error::data(format!("the model tells {classes} classes apart and the probing set has {named}"));
