@@ -5,9 +5,9 @@ use crate::graph::{Mode, Param, Parametrization};
 use crate::tensor::{Device, Kind, Tensor, no_grad, rng};
 
 /// Rounds of power iteration before evaluation, at most. One round a training step keeps the vectors close already.
-const SETTLING_ROUNDS: usize = 500;
-/// Evaluation's rounds end when the norm moves by less than this, relatively.
-const SETTLED: f64 = 1e-6;
+const SETTLING_ROUNDS: usize = 200;
+/// These rounds end when the norm moves by less than this, relatively.
+const SETTLED: f64 = 1e-5;
 
 /// Divides every weight matrix by its largest singular value, estimated by power iteration.
 ///

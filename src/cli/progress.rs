@@ -36,7 +36,8 @@ impl Reporter {
             return Bar::Off;
         }
         if !self.terminal {
-            return Bar::Plain { what: what.to_string(), started: Instant::now(), last: Cell::new(Instant::now()) };
+            let now = Instant::now();
+            return Bar::Plain { what: what.to_string(), started: Cell::new(now), begun: Cell::new(0), last: Cell::new(now) };
         }
         let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("{msg:40!} {wide_bar} {pos}/{len} {eta:>4} left") {
@@ -56,8 +57,10 @@ pub enum Bar {
     Plain {
         /// What is being done.
         what: String,
-        /// When it began.
-        started: Instant,
+        /// When the stage in hand began.
+        started: Cell<Instant>,
+        /// How far that stage is; a smaller number begins another stage.
+        begun: Cell<u64>,
         /// When the last line was printed.
         last: Cell<Instant>,
     },
@@ -74,10 +77,13 @@ impl Bar {
                 bar.set_length(total);
                 bar.set_position(done);
             }
-            Bar::Plain { what, started, last } => {
+            Bar::Plain { what, started, begun, last } => {
+                if done < begun.replace(done) {
+                    started.set(Instant::now());
+                }
                 if last.get().elapsed() >= Duration::from_secs(10) && done > 0 {
                     last.set(Instant::now());
-                    let left = started.elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
+                    let left = started.get().elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
                     eprintln!("{what}: {done}/{total}, about {left:.0} s left");
                 }
             }
