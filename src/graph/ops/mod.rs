@@ -14,6 +14,7 @@ use crate::tensor::{Tensor, to_f64s, to_i64s};
 
 pub mod activation;
 pub mod arithmetic;
+pub mod attention;
 pub mod cast;
 pub mod compare;
 pub mod concat;
@@ -192,6 +193,7 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
     [
         activation::OPS,
         arithmetic::OPS,
+        attention::OPS,
         cast::OPS,
         compare::OPS,
         concat::OPS,
