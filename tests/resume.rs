@@ -1,4 +1,5 @@
 //! An interrupted audit goes on where it stopped, and ends with the same bytes as one that was not interrupted.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::Cell;
 use std::path::Path;
