@@ -1,5 +1,7 @@
-//! Operators: convolutions.
+//! Convolutions.
 
+use super::operands::is_whole;
+use super::window::{Geometry, Padding, Window, bounded, pad, spatial};
 use super::{Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -8,189 +10,133 @@ use crate::tensor::Tensor;
 pub const OPS: &[Op] = &[
     Op::new("Conv", 1, 3, conv).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]),
     Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]),
+    Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
 ];
 
-/// How the borders of a window operator are padded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Padding {
-    /// Begin and end of every spatial axis, as `[b1, b2, .., e1, e2, ..]`.
-    Explicit(Vec<i64>),
-    /// As much as keeps `ceil(size / stride)` outputs; an odd rest goes to the end.
-    SameUpper,
-    /// The same with an odd rest at the beginning.
-    SameLower,
+fn groups(node: &Node<'_>) -> Result<i64> {
+    let groups = node.int_or("group", 1)?;
+    if groups < 1 { Err(Error::malformed(format!("group {groups} is not positive"))) } else { Ok(groups) }
 }
 
-impl Padding {
-    /// Reads `auto_pad` and `pads`.
-    pub(crate) fn of(node: &Node) -> Result<Padding> {
-        let pads = node.ints("pads")?;
-        match node.text_or("auto_pad", "NOTSET")?.as_str() {
-            "NOTSET" | "" => Ok(Padding::Explicit(pads.unwrap_or_default())),
-            "VALID" => Ok(Padding::Explicit(Vec::new())),
-            "SAME_UPPER" => Ok(Padding::SameUpper),
-            "SAME_LOWER" => Ok(Padding::SameLower),
-            other => Err(Error::malformed(format!("auto_pad is '{other}'"))),
-        }
-    }
-
-    /// Begin and end for every spatial axis of an input.
-    pub(crate) fn resolve(&self, sizes: &[i64], window: &Window) -> Result<Vec<(i64, i64)>> {
-        let n = sizes.len();
-        match self {
-            Padding::Explicit(pads) if pads.is_empty() => Ok(vec![(0, 0); n]),
-            Padding::Explicit(pads) if pads.len() == 2 * n => Ok((0..n).map(|i| (pads[i], pads[i + n])).collect()),
-            Padding::Explicit(pads) => Err(Error::malformed(format!("{} pads are given for {n} axes", pads.len()))),
-            Padding::SameUpper | Padding::SameLower => Ok((0..n)
-                .map(|i| {
-                    let outputs = (sizes[i] + window.strides[i] - 1) / window.strides[i];
-                    let reach = (window.kernel[i] - 1) * window.dilations[i] + 1;
-                    let total = ((outputs - 1) * window.strides[i] + reach - sizes[i]).max(0);
-                    let less = total / 2;
-                    if *self == Padding::SameUpper { (less, total - less) } else { (total - less, less) }
-                })
-                .collect()),
-        }
-    }
-}
-
-/// Kernel size, strides and dilations, one number a spatial axis.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Window {
-    pub kernel: Vec<i64>,
-    pub strides: Vec<i64>,
-    pub dilations: Vec<i64>,
-}
-
-/// `strides` and `dilations` as far as they are stated.
-#[derive(Debug, Clone)]
-pub(crate) struct Steps {
-    strides: Option<Vec<i64>>,
-    dilations: Option<Vec<i64>>,
-}
-
-impl Steps {
-    pub(crate) fn of(node: &Node) -> Result<Steps> {
-        Ok(Steps { strides: node.ints("strides")?, dilations: node.ints("dilations")? })
-    }
-
-    /// Fills in ones, and refuses sizes that make no sense.
-    pub(crate) fn window(&self, kernel: &[i64]) -> Result<Window> {
-        let fill = |given: &Option<Vec<i64>>| given.clone().unwrap_or_else(|| vec![1; kernel.len()]);
-        let window = Window { kernel: kernel.to_vec(), strides: fill(&self.strides), dilations: fill(&self.dilations) };
-        for (what, values) in [("kernel", &window.kernel), ("strides", &window.strides), ("dilations", &window.dilations)] {
-            if values.len() != kernel.len() || values.iter().any(|&v| v <= 0 || v > 1 << 24) {
-                return Err(Error::malformed(format!("{what} {values:?} for {} axes", kernel.len())));
-            }
-        }
-        Ok(window)
-    }
-}
-
-/// Pads spatial axes with a constant; `pads` has one `(begin, end)` an axis.
-pub(crate) fn pad_with(x: &Tensor, pads: &[(i64, i64)], value: f64) -> Result<Tensor> {
-    // libtorch counts pads from the last axis.
-    let flat: Vec<i64> = pads.iter().rev().flat_map(|&(begin, end)| [begin, end]).collect();
-    Ok(x.f_pad(flat.as_slice(), "constant", value)?)
-}
-
-fn conv(node: &Node) -> Result<Kernel> {
-    let padding = Padding::of(node)?;
-    let steps = Steps::of(node)?;
-    let group = node.int_or("group", 1)?;
-    let kernel_shape = node.ints("kernel_shape")?;
-    one(move |call: &Call| {
-        let (x, weight, bias) = (call.input(0)?, call.input(1)?, call.optional(2));
-        let size = weight.size();
-        let spatial = size.get(2..).filter(|s| !s.is_empty() && x.dim() == size.len());
-        let spatial =
-            spatial.ok_or_else(|| Error::malformed(format!("input of rank {} and weight of shape {size:?}", x.dim())))?;
-        if kernel_shape.as_deref().is_some_and(|stated| stated != spatial) {
-            return Err(Error::malformed(format!("kernel_shape {kernel_shape:?} differs from the weight's {spatial:?}")));
-        }
-        let window = steps.window(spatial)?;
-        let pads = padding.resolve(&x.size()[2..], &window)?;
-        let even = pads.iter().all(|(begin, end)| begin == end && *begin >= 0);
-        let begins: Vec<i64> = pads.iter().map(|p| if even { p.0 } else { 0 }).collect();
-        let padded = if even { x.shallow_clone() } else { pad_with(x, &pads, 0.0)? };
-        let zeros = vec![0; begins.len()];
-        Ok(padded.f_convolution(
-            weight,
-            bias,
-            window.strides.as_slice(),
-            begins.as_slice(),
-            window.dilations.as_slice(),
-            false,
-            zeros.as_slice(),
-            group,
-        )?)
+fn conv(node: &Node<'_>) -> Result<Kernel> {
+    let window = Window::of(node)?;
+    let groups = groups(node)?;
+    one(move |call| {
+        let (x, weight) = (call.input(0)?, call.input(1)?);
+        convolve(x, weight, call.optional(2), &window, groups)
     })
 }
 
-fn conv_transpose(node: &Node) -> Result<Kernel> {
-    let padding = Padding::of(node)?;
-    let steps = Steps::of(node)?;
-    let group = node.int_or("group", 1)?;
-    let output_padding = node.ints("output_padding")?;
-    let output_shape = node.ints("output_shape")?;
-    node.ignore("kernel_shape");
-    one(move |call: &Call| {
+/// Also for QLinearConv.
+pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: &Window, groups: i64) -> Result<Tensor> {
+    let geometry = window.over(&spatial(x)?, &spatial(weight)?)?;
+    let Geometry { strides, dilations, begin, end, .. } = &geometry;
+    let none = vec![0; begin.len()];
+    if geometry.is_symmetric() {
+        return Ok(x.f_convolution(weight, bias, strides, begin, dilations, false, &none, groups)?);
+    }
+    // libtorch pads both sides alike: what one side has more is padded first.
+    let both: Vec<i64> = begin.iter().zip(end).map(|(&begin, &end)| begin.min(end)).collect();
+    let more = |side: &[i64]| -> Vec<i64> { side.iter().zip(&both).map(|(&side, &both)| side - both).collect() };
+    let x = pad(x, &more(begin), &more(end), 0.0)?;
+    Ok(x.f_convolution(weight, bias, strides, &both, dilations, false, &none, groups)?)
+}
+
+/// What the attributes of ConvTranspose leave open until the input's size is known.
+struct Transposed {
+    window: Window,
+    groups: i64,
+    output_padding: Option<Vec<i64>>,
+    output_shape: Option<Vec<i64>>,
+}
+
+fn conv_transpose(node: &Node<'_>) -> Result<Kernel> {
+    let transposed = Transposed {
+        window: Window::of(node)?,
+        groups: groups(node)?,
+        output_padding: bounded("output_padding", node.ints("output_padding")?, 0)?,
+        output_shape: bounded("output_shape", node.ints("output_shape")?, 1)?,
+    };
+    one(move |call| transposed.run(call))
+}
+
+impl Transposed {
+    /// onnx: ConvTranspose-11. `output = stride * (input - 1) + output_padding + extent - begin - end`, where `output_shape`
+    /// or `auto_pad` gives the output and `begin` and `end` follow.
+    fn run(&self, call: &Call<'_>) -> Result<Tensor> {
         let (x, weight, bias) = (call.input(0)?, call.input(1)?, call.optional(2));
-        let size = weight.size();
-        let spatial = size.get(2..).filter(|s| !s.is_empty() && x.dim() == size.len());
-        let spatial =
-            spatial.ok_or_else(|| Error::malformed(format!("input of rank {} and weight of shape {size:?}", x.dim())))?;
-        let window = steps.window(spatial)?;
-        let axes = spatial.len();
-        let extra = output_padding.clone().unwrap_or_else(|| vec![0; axes]);
-        let input = &x.size()[2..];
-        let full = |i: usize| (input[i] - 1) * window.strides[i] + (window.kernel[i] - 1) * window.dilations[i] + 1 + extra[i];
-        let pads: Vec<(i64, i64)> = match (&output_shape, &padding) {
-            (Some(shape), padding) if shape.len() == axes => {
-                split_total((0..axes).map(|i| full(i) - shape[i]), *padding == Padding::SameUpper)
-            }
-            (Some(shape), _) => return Err(Error::malformed(format!("output_shape {shape:?} for {axes} axes"))),
-            (None, Padding::Explicit(_)) => padding.resolve(input, &window)?,
-            (None, padding) => {
-                split_total((0..axes).map(|i| full(i) - input[i] * window.strides[i]), *padding == Padding::SameUpper)
-            }
+        let (inputs, kernel) = (spatial(x)?, spatial(weight)?);
+        let rank = inputs.len();
+        let mut geometry = self.window.steps(&kernel)?;
+        let extra = self.output_padding.clone().unwrap_or_else(|| vec![0; rank]);
+        if extra.len() != rank || kernel.len() != rank {
+            return Err(Error::malformed("output_padding or the kernel does not fit the input"));
+        }
+        let same = !matches!(self.window.padding, Padding::Explicit(_));
+        let wanted = match &self.output_shape {
+            // Old files name batch and channels, too.
+            Some(shape) if shape.len() >= rank => Some(shape[shape.len() - rank..].to_vec()),
+            Some(shape) => return Err(Error::malformed(format!("output_shape {shape:?} for {rank} spatial axes"))),
+            None if same => Some(inputs.iter().zip(&geometry.strides).map(|(&size, &stride)| size * stride).collect()),
+            None => None,
         };
-        let zeros = vec![0; axes];
-        // Computed without padding, then cropped: begin and end may differ, which libtorch cannot express.
-        let whole = x.f_convolution(
-            weight,
-            bias,
-            window.strides.as_slice(),
-            zeros.as_slice(),
-            window.dilations.as_slice(),
-            true,
-            zeros.as_slice(),
-            group,
-        )?;
-        let crop: Vec<(i64, i64)> = pads.iter().zip(&extra).map(|(&(begin, end), &extra)| (-begin, extra - end)).collect();
-        if crop.iter().all(|&c| c == (0, 0)) {
-            return Ok(whole);
-        }
-        let cropped = pad_with(&whole, &crop, 0.0)?;
-        match bias {
-            // Positions that no input reaches hold the bias alone.
-            Some(bias) if crop.iter().any(|c| c.1 > 0 || c.0 > 0) => {
-                let mut shape = vec![1; x.dim()];
-                shape[1] = -1;
-                let bias = bias.f_view(shape.as_slice())?;
-                Ok(pad_with(&whole.f_sub(&bias)?, &crop, 0.0)?.f_add(&bias)?)
+        match wanted {
+            None => geometry = self.window.over(&inputs, &kernel)?,
+            Some(wanted) => {
+                for axis in 0..rank {
+                    let full = geometry.strides[axis] * (inputs[axis] - 1) + extra[axis] + geometry.extent(axis);
+                    let total = full.saturating_sub(wanted[axis]);
+                    let less = if total < 0 { 0 } else { total / 2 };
+                    let upper = matches!(self.window.padding, Padding::SameUpper);
+                    let begin = if upper || total < 0 { less } else { total - less };
+                    (geometry.begin[axis], geometry.end[axis]) = (begin, total - begin);
+                }
             }
-            _ => Ok(cropped),
         }
+        let Geometry { strides, dilations, begin, end, .. } = &geometry;
+        let small = (0..rank).all(|axis| extra[axis] < strides[axis].max(dilations[axis]) && begin[axis] >= 0);
+        if geometry.is_symmetric() && small {
+            return Ok(x.f_convolution(weight, bias, strides, begin, dilations, true, &extra, self.groups)?);
+        }
+        // Otherwise everything is computed, then cropped or filled up; the filling has to carry the bias, too.
+        let none = vec![0; rank];
+        let y = x.f_convolution(weight, None::<&Tensor>, strides, &none, dilations, true, &none, self.groups)?;
+        let begin: Vec<i64> = begin.iter().map(|&begin| -begin).collect();
+        let end: Vec<i64> = end.iter().zip(&extra).map(|(&end, &extra)| extra - end).collect();
+        let y = pad(&y, &begin, &end, 0.0)?;
+        let Some(bias) = bias else { return Ok(y) };
+        let mut shape = vec![-1];
+        shape.extend(std::iter::repeat_n(1, rank));
+        Ok(y.f_add(&bias.f_reshape(shape)?)?)
+    }
+}
+
+/// Computed in double precision, which holds every sum of 8-bit products exactly.
+fn conv_integer(node: &Node<'_>) -> Result<Kernel> {
+    let window = Window::of(node)?;
+    let groups = groups(node)?;
+    one(move |call| {
+        let x = centred(call.input(0)?, call.optional(2), None)?;
+        // The weight's zero points may be one for each output channel.
+        let weight = centred(call.input(1)?, call.optional(3), Some(0))?;
+        Ok(convolve(&x, &weight, None, &window, groups)?.f_to_kind(crate::tensor::Kind::Int)?)
     })
 }
 
-/// Splits a total padding of each axis; the odd one goes to the end for SAME_UPPER, else to the beginning.
-fn split_total(totals: impl Iterator<Item = i64>, upper: bool) -> Vec<(i64, i64)> {
-    totals
-        .map(|total| {
-            let half = total / 2;
-            if upper { (half, total - half) } else { (total - half, half) }
-        })
-        .collect()
+/// A quantised tensor without its zero point (a scalar, or a list along `axis`), in double precision.
+pub(super) fn centred(x: &Tensor, zero_point: Option<&Tensor>, axis: Option<i64>) -> Result<Tensor> {
+    if !is_whole(x.f_kind()?) {
+        return Err(Error::malformed("a quantised operand has to hold integers"));
+    }
+    let x = x.f_to_kind(crate::tensor::Kind::Double)?;
+    let Some(zero) = zero_point else { return Ok(x) };
+    let zero = zero.f_to_device(x.device())?.f_to_kind(crate::tensor::Kind::Double)?;
+    if zero.numel() == 1 {
+        return Ok(x.f_sub(&zero.f_reshape([0_i64; 0])?)?);
+    }
+    let Some(axis) = axis else { return Ok(x.f_sub(&zero)?) };
+    let mut shape = vec![1; x.dim()];
+    let axis = usize::try_from(super::axis_in(axis, x.dim())?).map_err(Error::malformed)?;
+    *shape.get_mut(axis).ok_or_else(|| Error::malformed("a zero point for a scalar"))? = -1;
+    Ok(x.f_sub(&zero.f_reshape(shape)?)?)
 }

@@ -1,4 +1,4 @@
-//! Operators: dropout.
+//! Dropout.
 
 use super::{Call, Flow, Kernel, Mode, Node, Op};
 use crate::error::{Error, Result};
@@ -6,45 +6,74 @@ use crate::tensor::{Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Dropout", 1, 1, by_attribute).outputs(2).flow(Flow::Moves),
+    Op::new("Dropout", 1, 1, |node| {
+        node.ignore("consumed_inputs");
+        // Up to opset 6 a node without `is_test` drops whenever it runs.
+        by_attribute(node, !node.flag("is_test")?)
+    })
+    .outputs(2)
+    .flow(Flow::Moves),
+    Op::new("Dropout", 7, 1, |node| by_attribute(node, false)).outputs(2).flow(Flow::Moves),
     Op::new("Dropout", 12, 3, by_input).outputs(2).flow(Flow::Moves),
 ];
 
-fn by_attribute(node: &Node) -> Result<Kernel> {
-    node.ignore("is_test");
-    node.ignore("consumed_inputs");
+fn by_attribute(node: &Node<'_>, always: bool) -> Result<Kernel> {
     let ratio = node.float_or("ratio", 0.5)?;
-    let wants_mask = node.has_output(1);
-    Ok(Box::new(move |call| drop(call, ratio, wants_mask)))
+    let mask = mask_of(node);
+    Ok(Box::new(move |call| dropout(call, ratio, always, mask)))
 }
 
-fn by_input(node: &Node) -> Result<Kernel> {
-    // The file's seed would give the same mask in every step; libtorch's seeded generator is used.
+/// libtorch's generator draws the mask, so a node's own `seed` has no say.
+fn by_input(node: &Node<'_>) -> Result<Kernel> {
     node.ignore("seed");
-    let wants_mask = node.has_output(1);
+    let mask = mask_of(node);
     Ok(Box::new(move |call| {
-        let training = call.optional_number(2)?.is_some_and(|v| v != 0.0);
-        if training && call.mode == Mode::Eval {
-            return Err(Error::unsupported("Dropout that is switched on for evaluation gives other results in every run"));
-        }
-        drop(call, call.optional_number(1)?.unwrap_or(0.5), wants_mask)
+        let ratio = call.optional_number(1)?.unwrap_or(0.5);
+        let always = call.optional_number(2)?.is_some_and(|training| training != 0.0);
+        dropout(call, ratio, always, mask)
     }))
 }
 
-/// Dropout is live while training, as the framework that the model came from would have it; else it is the identity.
-fn drop(call: &Call, ratio: f64, wants_mask: bool) -> Result<Vec<Tensor>> {
+#[derive(Debug, Clone, Copy)]
+enum Mask {
+    Unwanted,
+    Boolean,
+    /// Below opset 10 the mask has the data's type.
+    LikeData,
+}
+
+fn mask_of(node: &Node<'_>) -> Mask {
+    match node.has_output(1) {
+        false => Mask::Unwanted,
+        true if node.opset >= 10 => Mask::Boolean,
+        true => Mask::LikeData,
+    }
+}
+
+/// The output and, where it is wanted, the mask of what was kept.
+fn dropout(call: &Call<'_>, ratio: f64, always: bool, mask: Mask) -> Result<Vec<Tensor>> {
     let x = call.input(0)?;
     if !(0.0..1.0).contains(&ratio) {
-        return Err(Error::malformed(format!("the ratio {ratio} is not in 0..1")));
+        return Err(Error::malformed(format!("dropout ratio {ratio} is not in [0, 1)")));
     }
-    if call.mode == Mode::Eval || ratio == 0.0 {
-        let mut outputs = vec![x.shallow_clone()];
-        if wants_mask {
-            outputs.push(x.f_ones_like()?.f_to_kind(Kind::Bool)?);
-        }
-        return Ok(outputs);
+    let kept = match mask {
+        Mask::LikeData => x.f_kind()?,
+        Mask::Unwanted | Mask::Boolean => Kind::Bool,
+    };
+    if ratio == 0.0 || (call.mode == Mode::Eval && !always) {
+        let y = x.shallow_clone();
+        return Ok(match mask {
+            Mask::Unwanted => vec![y],
+            Mask::Boolean | Mask::LikeData => vec![y, Tensor::f_ones(x.size(), (kept, x.device()))?],
+        });
     }
-    let mask = x.f_rand_like()?.f_ge(ratio)?;
-    let dropped = x.f_mul(&mask.f_to_kind(x.kind())?)?.f_div_scalar(1.0 - ratio)?;
-    Ok(if wants_mask { vec![dropped, mask] } else { vec![dropped] })
+    if call.mode == Mode::Eval {
+        return Err(Error::unsupported("Dropout that stays active in evaluation is not supported")
+            .help("export the model in evaluation mode"));
+    }
+    let (y, drawn) = x.f_native_dropout(ratio, true)?;
+    Ok(match mask {
+        Mask::Unwanted => vec![y],
+        Mask::Boolean | Mask::LikeData => vec![y, drawn.f_to_kind(kept)?],
+    })
 }

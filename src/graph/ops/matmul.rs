@@ -1,63 +1,93 @@
-//! Operators: matrix products.
+//! Matrix products.
 
-use super::arithmetic::together;
+use super::conv::centred;
+use super::operands::{device_of, is_whole, on, pair, variadic};
 use super::{ALL, Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("MatMul", 1, 2, matmul).at_least(2).weights(&[0, 1]).gradients(&[0, 1]),
-    Op::new("Gemm", 1, 3, gemm).at_least(3).weights(&[0, 1, 2]).gradients(&[0, 1, 2]),
-    Op::new("Gemm", 11, 3, gemm).at_least(2).weights(&[0, 1, 2]).gradients(&[0, 1, 2]),
-    Op::new("Einsum", 12, usize::MAX, einsum).weights(&[0, 1, 2, 3]).gradients(ALL),
+    Op::new("MatMul", 1, 2, |_| {
+        one(|call| {
+            let (a, b) = pair(call)?;
+            Ok(a.f_matmul(&b)?)
+        })
+    })
+    .at_least(2)
+    .weights(&[0, 1])
+    .gradients(ALL),
+    Op::new("Gemm", 1, 3, gemm).at_least(3).weights(&[0, 1, 2]).gradients(ALL),
+    Op::new("Gemm", 11, 3, gemm).at_least(2).weights(&[0, 1, 2]).gradients(ALL),
+    Op::new("Einsum", 12, usize::MAX, |node| {
+        let Some(equation) = node.text("equation")? else { return Err(Error::malformed("attribute 'equation' is missing")) };
+        one(move |call| Ok(Tensor::f_einsum(&equation, &variadic(call)?, None::<i64>)?))
+    })
+    .weights(&[0, 1, 2, 3])
+    .gradients(ALL),
+    Op::new("MatMulInteger", 10, 4, |_| one(matmul_integer)).at_least(2).gradients(&[]),
 ];
 
-fn matmul(_: &Node) -> Result<Kernel> {
-    one(|call| {
-        let (a, b) = together(call.input(0)?, call.input(1)?)?;
-        Ok(a.f_matmul(&b)?)
-    })
+/// `alpha * A' * B' + beta * C`, where C broadcasts to the product's shape.
+#[derive(Debug, Clone, Copy)]
+struct Gemm {
+    alpha: f64,
+    beta: f64,
+    transpose_a: bool,
+    transpose_b: bool,
+    /// Below opset 7, C broadcasts only if the node says so.
+    exact: bool,
 }
 
-fn gemm(node: &Node) -> Result<Kernel> {
-    node.ignore("broadcast");
-    let (alpha, beta) = (node.float_or("alpha", 1.0)?, node.float_or("beta", 1.0)?);
-    let (transpose_a, transpose_b) = (node.flag("transA")?, node.flag("transB")?);
-    one(move |call: &Call| {
-        let (a, b, c) = (call.input(0)?, call.input(1)?, call.optional(2));
+fn gemm(node: &Node<'_>) -> Result<Kernel> {
+    let gemm = Gemm {
+        alpha: node.float_or("alpha", 1.0)?,
+        beta: node.float_or("beta", 1.0)?,
+        transpose_a: node.flag("transA")?,
+        transpose_b: node.flag("transB")?,
+        exact: node.opset < 7 && !node.flag("broadcast")?,
+    };
+    one(move |call| gemm.run(call))
+}
+
+impl Gemm {
+    fn run(self, call: &Call<'_>) -> Result<Tensor> {
+        let (a, b) = pair(call)?;
         if a.dim() != 2 || b.dim() != 2 {
-            return Err(Error::malformed(format!("matrices of rank {} and {}", a.dim(), b.dim())));
+            return Err(Error::malformed(format!("A of shape {:?} and B of shape {:?} are not matrices", a.size(), b.size())));
         }
-        let a = if transpose_a { a.f_transpose(0, 1)? } else { a.shallow_clone() };
-        // The ordinary linear layer takes libtorch's fused path.
-        if transpose_b && alpha == 1.0 && beta == 1.0 && c.is_none_or(|c| c.dim() == 1 && c.numel() as i64 == b.size()[0]) {
-            return Ok(a.f_linear(b, c)?);
+        let c = call.optional(2).map(|c| on(c, device_of([&a, c]))).transpose()?;
+        let plain = self.alpha == 1.0 && self.beta == 1.0 && !self.transpose_a && self.transpose_b;
+        let fits = |c: &Tensor| c.dim() == 1 && c.size().first() == b.size().first();
+        if plain && !is_whole(a.f_kind()?) && c.as_ref().is_none_or(fits) {
+            return Ok(a.f_linear(&b, c.as_ref())?);
         }
-        let b = if transpose_b { b.f_transpose(0, 1)? } else { b.shallow_clone() };
-        let mut product = a.f_matmul(&b)?;
-        if alpha != 1.0 {
-            product = scale(&product, alpha)?;
+        let a = if self.transpose_a { a.f_tr()? } else { a };
+        let b = if self.transpose_b { b.f_tr()? } else { b };
+        let product = scaled(&a.f_mm(&b)?, self.alpha)?;
+        let Some(c) = c else { return Ok(product) };
+        let shape = product.size();
+        if self.exact && c.size() != shape {
+            return Err(Error::malformed(format!("C of shape {:?} where {shape:?} is expected", c.size())));
         }
-        match c {
-            None => Ok(product),
-            Some(c) if beta == 1.0 => Ok(product.f_add(c)?),
-            Some(c) => Ok(product.f_add(&scale(c, beta)?)?),
-        }
-    })
+        let c = scaled(&c, self.beta)?.f_expand(&shape, false)?;
+        Ok(product.f_add(&c)?)
+    }
 }
 
-fn scale(tensor: &Tensor, factor: f64) -> Result<Tensor> {
-    Ok(tensor.f_mul_scalar(factor)?.f_to_kind(tensor.kind())?)
+/// Integer operands stay integers.
+fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
+    if factor == 1.0 {
+        return Ok(x.shallow_clone());
+    }
+    Ok(x.f_mul_scalar(factor)?.f_to_kind(x.f_kind()?)?)
 }
 
-fn einsum(node: &Node) -> Result<Kernel> {
-    let equation = node.text("equation")?.ok_or_else(|| Error::malformed("attribute 'equation' is missing"))?;
-    one(move |call| {
-        let mut tensors = Vec::with_capacity(call.inputs.len());
-        for index in 0..call.inputs.len() {
-            tensors.push(call.input(index)?.shallow_clone());
-        }
-        Ok(Tensor::f_einsum(&equation, &tensors, None::<i64>)?)
-    })
+/// Computed in double precision, which holds every sum of 8-bit products exactly. Zero points may be one for each row of A and
+/// one for each column of B.
+fn matmul_integer(call: &Call<'_>) -> Result<Tensor> {
+    let (a, b) = pair(call)?;
+    let a = centred(&a, call.optional(2), Some(if a.dim() < 2 { -1 } else { -2 }))?;
+    let b = centred(&b, call.optional(3), Some(-1))?;
+    Ok(a.f_matmul(&b)?.f_to_kind(Kind::Int)?)
 }

@@ -1,185 +1,189 @@
-//! Operators: pooling.
+//! Pools over sliding windows and over whole images.
 
-use super::conv::{Padding, Steps, Window, pad_with};
-use super::{Call, Kernel, Node, Op, one};
+use super::operands::is_whole;
+use super::window::{Geometry, Window, pad, spatial, views};
+use super::{Kernel, Node, Op, one};
 use crate::error::{Error, Result};
-use crate::tensor::{Kind, Tensor, is_float};
+use crate::tensor::{Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("MaxPool", 1, 1, max_pool).outputs(2),
+    Op::new("MaxPool", 1, 1, max_pool),
     Op::new("MaxPool", 8, 1, max_pool).outputs(2),
     Op::new("AveragePool", 1, 1, average_pool),
-    Op::new("AveragePool", 7, 1, average_pool),
-    Op::new("GlobalAveragePool", 1, 1, global_average_pool),
-    Op::new("GlobalMaxPool", 1, 1, global_max_pool),
+    Op::new("LpPool", 1, 1, |node| lp_pool(node, node.float_or("p", 2.0)?)),
+    Op::new("LpPool", 2, 1, |node| lp_pool(node, whole(node.int_or("p", 2)?)?)),
+    Op::new("GlobalAveragePool", 1, 1, |_| {
+        one(|call| {
+            let x = call.input(0)?;
+            Ok(x.f_mean_dim(spatial_axes(x)?, true, None::<Kind>)?)
+        })
+    }),
+    Op::new("GlobalMaxPool", 1, 1, |_| {
+        one(|call| {
+            let x = call.input(0)?;
+            Ok(x.f_amax(spatial_axes(x)?, true)?)
+        })
+    }),
+    Op::new("GlobalLpPool", 1, 1, |node| global_lp_pool(node.float_or("p", 2.0)?)),
+    Op::new("GlobalLpPool", 2, 1, |node| global_lp_pool(whole(node.int_or("p", 2)?)?)),
 ];
 
-/// The parts that all pools share.
-struct Pool {
-    kernel: Vec<i64>,
-    steps: Steps,
-    padding: Padding,
-    ceil: bool,
-}
-
-impl Pool {
-    fn of(node: &Node) -> Result<Pool> {
-        Ok(Pool {
-            kernel: node.ints("kernel_shape")?.ok_or_else(|| Error::malformed("attribute 'kernel_shape' is missing"))?,
-            steps: Steps::of(node)?,
-            padding: Padding::of(node)?,
-            ceil: node.flag("ceil_mode")?,
-        })
-    }
-
-    /// The window, the pads that the file states, and the pads with what `ceil_mode` adds at the end of each axis.
-    fn layout(&self, x: &Tensor) -> Result<Layout> {
-        let size = x.size();
-        if size.len() != self.kernel.len() + 2 {
-            return Err(Error::malformed(format!("a {}-dimensional window on shape {size:?}", self.kernel.len())));
-        }
-        let window = self.steps.window(&self.kernel)?;
-        let stated = self.padding.resolve(&size[2..], &window)?;
-        let mut whole = stated.clone();
-        for (i, pads) in whole.iter_mut().enumerate() {
-            let reach = (window.kernel[i] - 1) * window.dilations[i] + 1;
-            let room = size[i + 2] + pads.0 + pads.1 - reach;
-            if room < 0 {
-                return Err(Error::malformed(format!("a window of {reach} on an axis of {}", size[i + 2])));
-            }
-            let mut outputs = room / window.strides[i] + 1;
-            if self.ceil && room % window.strides[i] != 0 && outputs * window.strides[i] < size[i + 2] + pads.0 {
-                // A last window counts only if it begins inside the input or its beginning padding.
-                outputs += 1;
-            }
-            pads.1 = (outputs - 1) * window.strides[i] + reach - size[i + 2] - pads.0;
-        }
-        Ok(Layout { window, stated, whole })
-    }
-}
-
-struct Layout {
-    window: Window,
-    stated: Vec<(i64, i64)>,
-    whole: Vec<(i64, i64)>,
-}
-
-fn max_pool(node: &Node) -> Result<Kernel> {
-    let pool = Pool::of(node)?;
-    if node.int_or("storage_order", 0)? != 0 && node.has_output(1) {
-        return node.unsupported("indices in column-major order");
-    }
-    let indices = node.has_output(1);
-    Ok(Box::new(move |call: &Call| {
-        let x = call.input(0)?;
-        let Layout { window, whole, .. } = pool.layout(x)?;
-        if !indices && x.dim() == 4 && is_float(x.kind()) {
-            let even = whole.iter().zip(&window.kernel).all(|(p, k)| p.0 == p.1 && p.0 >= 0 && p.0 * 2 <= *k);
-            if even {
-                let pads: Vec<i64> = whole.iter().map(|p| p.0).collect();
-                let (kernel, strides, dilations) = (&window.kernel, &window.strides, &window.dilations);
-                return Ok(vec![x.f_max_pool2d(
-                    kernel.as_slice(),
-                    strides.as_slice(),
-                    pads.as_slice(),
-                    dilations.as_slice(),
-                    false,
-                )?]);
-            }
-        }
-        general_max_pool(x, &window, &whole, indices)
-    }))
-}
-
-/// Any rank, any padding, with indices: windows are unfolded and compared.
-fn general_max_pool(x: &Tensor, window: &Window, pads: &[(i64, i64)], indices: bool) -> Result<Vec<Tensor>> {
-    let kind = x.kind();
-    let low = if is_float(kind) { f64::NEG_INFINITY } else { least(kind) };
-    let padded = pad_with(x, pads, low)?;
-    let windows = unfold(&padded, window)?;
-    let (values, _) = windows.f_max_dim(-1, false)?;
-    if !indices {
-        return Ok(vec![values]);
-    }
-    let size = x.size();
-    let total: i64 = size.iter().product();
-    let numbers = Tensor::f_arange(total, (Kind::Int64, x.device()))?.f_reshape(size.as_slice())?;
-    let numbers = unfold(&pad_with(&numbers, pads, 0.0)?, window)?;
-    let best = windows.f_argmax(-1, true)?;
-    Ok(vec![values, numbers.f_gather(-1, &best, false)?.f_squeeze_dim(-1)?])
-}
-
-fn least(kind: Kind) -> f64 {
-    match kind {
-        Kind::Uint8 => 0.0,
-        Kind::Int8 => -128.0,
-        Kind::Int16 => -32_768.0,
-        _ => f64::from(i32::MIN),
-    }
-}
-
-/// Windows over the spatial axes: `[N, C, outputs.., window]`, dilations included.
-fn unfold(x: &Tensor, window: &Window) -> Result<Tensor> {
-    let mut result = x.shallow_clone();
-    let axes = window.kernel.len();
-    for i in 0..axes {
-        let reach = (window.kernel[i] - 1) * window.dilations[i] + 1;
-        let axis = i64::try_from(i + 2).map_err(Error::malformed)?;
-        result = result.f_unfold(axis, reach, window.strides[i])?;
-        // Every dilation-th element of the reach belongs to the window.
-        result = result.f_slice(-1, 0, i64::MAX, window.dilations[i])?;
-    }
-    Ok(result.f_flatten(-i64::try_from(axes).map_err(Error::malformed)?, -1)?)
-}
-
-fn average_pool(node: &Node) -> Result<Kernel> {
-    let pool = Pool::of(node)?;
-    let count_padding = node.flag("count_include_pad")?;
-    one(move |call: &Call| {
-        let x = call.input(0)?;
-        let Layout { window, stated, whole } = pool.layout(x)?;
-        let plain = window.dilations.iter().all(|&d| d == 1);
-        let none = whole.iter().all(|p| *p == (0, 0));
-        if x.dim() == 4 && plain && none {
-            let zeros = vec![0; 2];
-            return Ok(x.f_avg_pool2d(
-                window.kernel.as_slice(),
-                window.strides.as_slice(),
-                zeros.as_slice(),
-                false,
-                true,
-                None::<i64>,
-            )?);
-        }
-        let sums = unfold(&pad_with(x, &whole, 0.0)?, &window)?.f_sum_dim_intlist([-1].as_slice(), false, None::<Kind>)?;
-        // What a window is divided by: the input it covers, with the stated padding if that counts; never what ceil_mode added.
-        let mut ones = x.f_narrow(0, 0, 1)?.f_narrow(1, 0, 1)?.f_ones_like()?;
-        let mut rest = whole.clone();
-        if count_padding {
-            ones = pad_with(&ones, &stated, 1.0)?;
-            rest = whole.iter().zip(&stated).map(|(w, s)| (w.0 - s.0, w.1 - s.1)).collect();
-        }
-        let counts = unfold(&pad_with(&ones, &rest, 0.0)?, &window)?.f_sum_dim_intlist([-1].as_slice(), false, None::<Kind>)?;
-        Ok(sums.f_div(&counts)?)
-    })
+fn whole(p: i64) -> Result<f64> {
+    Ok(f64::from(i32::try_from(p).map_err(Error::malformed)?))
 }
 
 fn spatial_axes(x: &Tensor) -> Result<Vec<i64>> {
-    let rank = i64::try_from(x.dim()).map_err(Error::malformed)?;
-    if rank < 3 { Err(Error::malformed(format!("global pooling of rank {rank}"))) } else { Ok((2..rank).collect()) }
+    Ok((2..).take(spatial(x)?.len()).collect())
 }
 
-fn global_average_pool(_: &Node) -> Result<Kernel> {
-    one(|call| {
+fn global_lp_pool(p: f64) -> Result<Kernel> {
+    one(move |call| {
         let x = call.input(0)?;
-        Ok(x.f_mean_dim(spatial_axes(x)?.as_slice(), true, None::<Kind>)?)
+        Ok(x.f_norm_scalaropt_dim(p, spatial_axes(x)?, true)?)
     })
 }
 
-fn global_max_pool(_: &Node) -> Result<Kernel> {
-    one(|call| {
+/// The window, its kernel, and whether sizes are rounded up.
+fn pool_window(node: &Node<'_>) -> Result<(Window, Vec<i64>, bool)> {
+    let window = Window::of(node)?;
+    let Some(kernel) = window.kernel.clone() else { return Err(Error::malformed("attribute 'kernel_shape' is missing")) };
+    if kernel.len() > 3 {
+        return node.unsupported(format!("{} spatial axes", kernel.len()));
+    }
+    let ceil = node.flag("ceil_mode")?;
+    Ok((window, kernel, ceil))
+}
+
+/// libtorch accepts padding up to half of the kernel only.
+fn fits_libtorch(geometry: &Geometry) -> bool {
+    geometry.is_symmetric() && geometry.begin.iter().zip(&geometry.kernel).all(|(&pad, &kernel)| pad <= kernel / 2)
+}
+
+fn max_pool(node: &Node<'_>) -> Result<Kernel> {
+    let (window, kernel, ceil) = pool_window(node)?;
+    let column_major = node.opset >= 8 && node.flag("storage_order")?;
+    let with_places = node.has_output(1);
+    Ok(Box::new(move |call| {
         let x = call.input(0)?;
-        Ok(x.f_amax(spatial_axes(x)?.as_slice(), true)?)
+        let kind = x.f_kind()?;
+        let sizes = spatial(x)?;
+        let geometry = window.over(&sizes, &kernel)?;
+        // Integers are exact in double precision, and have no pooling kernels.
+        let wide = if is_whole(kind) { x.f_to_kind(Kind::Double)? } else { x.shallow_clone() };
+        let (values, places) = if fits_libtorch(&geometry) && !with_places {
+            (max_windows(&wide, &geometry, &geometry.begin, ceil)?, None)
+        } else {
+            let outputs = geometry.outputs(&sizes, ceil)?;
+            let padded = pad(&wide, &geometry.begin, &geometry.end_for(&sizes, &outputs), f64::NEG_INFINITY)?;
+            let none = vec![0; sizes.len()];
+            if with_places {
+                let (values, places) = max_windows_with_places(&padded, &geometry)?;
+                let places = flat_places(&places, &padded.size(), &geometry, &x.size(), column_major)?;
+                (values, Some(places))
+            } else {
+                (max_windows(&padded, &geometry, &none, false)?, None)
+            }
+        };
+        let values = if is_whole(kind) { values.f_to_kind(kind)? } else { values };
+        Ok(std::iter::once(values).chain(places).collect())
+    }))
+}
+
+fn max_windows(x: &Tensor, geometry: &Geometry, pads: &[i64], ceil: bool) -> Result<Tensor> {
+    let Geometry { kernel, strides, dilations, .. } = geometry;
+    Ok(match kernel.len() {
+        1 => x.f_max_pool1d(kernel, strides, pads, dilations, ceil)?,
+        2 => x.f_max_pool2d(kernel, strides, pads, dilations, ceil)?,
+        _ => x.f_max_pool3d(kernel, strides, pads, dilations, ceil)?,
+    })
+}
+
+fn max_windows_with_places(x: &Tensor, geometry: &Geometry) -> Result<(Tensor, Tensor)> {
+    let Geometry { kernel, strides, dilations, .. } = geometry;
+    let none = vec![0; kernel.len()];
+    Ok(match kernel.len() {
+        1 => x.f_max_pool1d_with_indices(kernel, strides, none, dilations, false)?,
+        2 => x.f_max_pool2d_with_indices(kernel, strides, none, dilations, false)?,
+        _ => x.f_max_pool3d_with_indices(kernel, strides, none, dilations, false)?,
+    })
+}
+
+/// libtorch counts within one padded channel; ONNX counts through the whole unpadded input, row by row or column by column.
+fn flat_places(places: &Tensor, padded: &[i64], geometry: &Geometry, shape: &[i64], column_major: bool) -> Result<Tensor> {
+    let rank = geometry.kernel.len();
+    let mut rest = places.shallow_clone();
+    let mut coordinates = Vec::with_capacity(rank);
+    for axis in (0..rank).rev() {
+        let size = padded[axis + 2];
+        coordinates.push(rest.f_remainder(size)?.f_sub_scalar(geometry.begin[axis])?);
+        rest = rest.f_div_scalar_mode(size, "floor")?;
+    }
+    coordinates.reverse();
+    let mut flat = Tensor::f_zeros_like(places)?;
+    let order: Vec<usize> = if column_major { (0..rank).rev().collect() } else { (0..rank).collect() };
+    for axis in order {
+        flat = flat.f_mul_scalar(shape[axis + 2])?.f_add(&coordinates[axis])?;
+    }
+    let channel: i64 = shape[2..].iter().product();
+    let mut ladder = vec![shape[0], shape[1]];
+    ladder.extend(std::iter::repeat_n(1, rank));
+    let offsets = Tensor::f_arange(shape[0] * shape[1], (Kind::Int64, places.device()))?.f_mul_scalar(channel)?;
+    Ok(flat.f_add(&offsets.f_reshape(ladder)?)?)
+}
+
+fn average_pool(node: &Node<'_>) -> Result<Kernel> {
+    let (window, kernel, ceil) = pool_window(node)?;
+    let count_padding = node.opset >= 7 && node.flag("count_include_pad")?;
+    one(move |call| {
+        let x = call.input(0)?;
+        let sizes = spatial(x)?;
+        let geometry = window.over(&sizes, &kernel)?;
+        if fits_libtorch(&geometry) && geometry.dilations.iter().all(|&dilation| dilation == 1) {
+            let Geometry { kernel, strides, begin, .. } = &geometry;
+            return Ok(match kernel.len() {
+                1 => x.f_avg_pool1d(kernel, strides, begin, ceil, count_padding)?,
+                2 => x.f_avg_pool2d(kernel, strides, begin, ceil, count_padding, None::<i64>)?,
+                _ => x.f_avg_pool3d(kernel, strides, begin, ceil, count_padding, None::<i64>)?,
+            });
+        }
+        let outputs = geometry.outputs(&sizes, ceil)?;
+        let end = geometry.end_for(&sizes, &outputs);
+        let sum = sum_windows(&pad(x, &geometry.begin, &end, 0.0)?, &geometry, &outputs)?;
+        // What counts is the input and, if asked for, its padding, but never what rounding up adds behind it.
+        let mut shape = vec![1, 1];
+        shape.extend(&sizes);
+        let ones = Tensor::f_ones(&shape, (x.f_kind()?, x.device()))?;
+        let counted = if count_padding {
+            let beyond: Vec<i64> = end.iter().zip(&geometry.end).map(|(&end, &asked)| end - asked).collect();
+            let none = vec![0; end.len()];
+            pad(&pad(&ones, &geometry.begin, &geometry.end, 1.0)?, &none, &beyond, 0.0)?
+        } else {
+            pad(&ones, &geometry.begin, &end, 0.0)?
+        };
+        Ok(sum.f_div(&sum_windows(&counted, &geometry, &outputs)?)?)
+    })
+}
+
+fn sum_windows(padded: &Tensor, geometry: &Geometry, outputs: &[i64]) -> Result<Tensor> {
+    let mut views = views(padded, geometry, outputs)?.into_iter();
+    let first = views.next().ok_or_else(|| Error::malformed("the kernel is empty"))?;
+    views.try_fold(first, |total, view| Ok(total.f_add(&view)?))
+}
+
+fn lp_pool(node: &Node<'_>, p: f64) -> Result<Kernel> {
+    let (window, kernel, ceil) = pool_window(node)?;
+    if p <= 0.0 {
+        return node.unsupported(format!("p {p}"));
+    }
+    one(move |call| {
+        let x = call.input(0)?;
+        let sizes = spatial(x)?;
+        let geometry = window.over(&sizes, &kernel)?;
+        let outputs = geometry.outputs(&sizes, ceil)?;
+        let padded = pad(x, &geometry.begin, &geometry.end_for(&sizes, &outputs), 0.0)?;
+        // The norm over stacked views has a gradient at zero, which the root of a sum of powers has not.
+        let stacked = Tensor::f_stack(&views(&padded, &geometry, &outputs)?, 0)?;
+        Ok(stacked.f_norm_scalaropt_dim(p, [0_i64], false)?)
     })
 }

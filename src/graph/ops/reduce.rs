@@ -1,246 +1,151 @@
-//! Operators: reductions.
+//! Reductions over axes.
 
-use super::{Call, Kernel, Node, Op, axis_in, one};
-use crate::error::{Error, Result};
-use crate::tensor::{Kind, Tensor, is_float};
+use super::operands::{axes_in, dim, is_whole};
+use super::{Kernel, Node, Op, one};
+use crate::error::Result;
+use crate::tensor::{Kind, Tensor};
 
-/// The rows of this family.
+/// The rows of this family. The axes were an attribute first: up to opset 12 of ReduceSum and 17 of all others.
 pub const OPS: &[Op] = &[
-    Op::new("ReduceMean", 1, 1, mean_attribute),
-    Op::new("ReduceMean", 18, 2, mean),
-    Op::new("ReduceSum", 1, 1, sum_attribute),
-    Op::new("ReduceSum", 13, 2, sum),
-    Op::new("ReduceMax", 1, 1, max_attribute),
-    Op::new("ReduceMax", 18, 2, max),
-    Op::new("ReduceMin", 1, 1, min_attribute),
-    Op::new("ReduceMin", 18, 2, min),
-    Op::new("ReduceProd", 1, 1, prod_attribute),
-    Op::new("ReduceProd", 18, 2, prod),
-    Op::new("ReduceL1", 1, 1, l1_attribute),
-    Op::new("ReduceL1", 18, 2, l1),
-    Op::new("ReduceL2", 1, 1, l2_attribute),
-    Op::new("ReduceL2", 18, 2, l2),
-    Op::new("ReduceSumSquare", 1, 1, sum_square_attribute),
-    Op::new("ReduceSumSquare", 18, 2, sum_square),
-    Op::new("ReduceLogSum", 1, 1, log_sum_attribute),
-    Op::new("ReduceLogSum", 18, 2, log_sum),
-    Op::new("ReduceLogSumExp", 1, 1, log_sum_exp_attribute),
-    Op::new("ReduceLogSumExp", 18, 2, log_sum_exp),
-    Op::new("ArgMax", 1, 1, arg_max).gradients(&[]),
-    Op::new("ArgMin", 1, 1, arg_min).gradients(&[]),
-    Op::new("CumSum", 11, 2, cumulative_sum).at_least(2),
-    Op::new("TopK", 1, 1, top_k_attribute).outputs(2),
-    Op::new("TopK", 10, 2, top_k).at_least(2).outputs(2),
+    Op::new("ReduceSum", 1, 1, |node| reduce(node, 13, sum)),
+    Op::new("ReduceSum", 13, 2, |node| reduce(node, 13, sum)),
+    Op::new("ReduceMean", 1, 1, |node| reduce(node, 18, mean)),
+    Op::new("ReduceMean", 18, 2, |node| reduce(node, 18, mean)),
+    Op::new("ReduceMax", 1, 1, |node| reduce(node, 18, max)),
+    Op::new("ReduceMax", 18, 2, |node| reduce(node, 18, max)),
+    Op::new("ReduceMin", 1, 1, |node| reduce(node, 18, min)),
+    Op::new("ReduceMin", 18, 2, |node| reduce(node, 18, min)),
+    Op::new("ReduceProd", 1, 1, |node| reduce(node, 18, prod)),
+    Op::new("ReduceProd", 18, 2, |node| reduce(node, 18, prod)),
+    Op::new("ReduceL1", 1, 1, |node| reduce(node, 18, l1)),
+    Op::new("ReduceL1", 18, 2, |node| reduce(node, 18, l1)),
+    Op::new("ReduceL2", 1, 1, |node| reduce(node, 18, l2)),
+    Op::new("ReduceL2", 18, 2, |node| reduce(node, 18, l2)),
+    Op::new("ReduceLogSum", 1, 1, |node| reduce(node, 18, log_sum)),
+    Op::new("ReduceLogSum", 18, 2, |node| reduce(node, 18, log_sum)),
+    Op::new("ReduceLogSumExp", 1, 1, |node| reduce(node, 18, log_sum_exp)),
+    Op::new("ReduceLogSumExp", 18, 2, |node| reduce(node, 18, log_sum_exp)),
+    Op::new("ReduceSumSquare", 1, 1, |node| reduce(node, 18, sum_square)),
+    Op::new("ReduceSumSquare", 18, 2, |node| reduce(node, 18, sum_square)),
 ];
 
-/// Reduces over the given axes, keeping them as ones.
-type Reduction = fn(&Tensor, &[i64]) -> Result<Tensor>;
+/// Reduces the named axes (at least one), keeping them with size 1 if asked to.
+type Reduction = fn(&Tensor, &[i64], bool) -> Result<Tensor>;
 
-/// Axes as an attribute (before opset 13 or 18); absent means all.
-fn by_attribute(node: &Node, run: Reduction) -> Result<Kernel> {
-    let axes = node.ints("axes")?;
+fn reduce(node: &Node<'_>, axes_are_input: i64, run: Reduction) -> Result<Kernel> {
     let keep = node.int_or("keepdims", 1)? != 0;
-    one(move |call| reduce(call.input(0)?, axes.as_deref(), keep, false, run))
-}
-
-/// Axes as an input; absent or empty means all, unless `noop_with_empty_axes`.
-fn by_input(node: &Node, run: Reduction) -> Result<Kernel> {
-    let noop = node.flag("noop_with_empty_axes")?;
-    let keep = node.int_or("keepdims", 1)? != 0;
-    one(move |call: &Call| reduce(call.input(0)?, call.optional_ints(1)?.as_deref(), keep, noop, run))
-}
-
-fn reduce(x: &Tensor, axes: Option<&[i64]>, keep: bool, noop: bool, run: Reduction) -> Result<Tensor> {
-    let rank = i64::try_from(x.dim()).map_err(Error::malformed)?;
-    let axes: Vec<i64> = match axes {
-        Some(axes) if !axes.is_empty() => axes.iter().map(|&a| axis_in(a, x.dim())).collect::<Result<_>>()?,
-        // Without axes the elementwise part of the reduction still applies.
-        _ if noop => return run(&x.f_unsqueeze(-1)?, &[rank])?.f_squeeze_dim(-1).map_err(Error::from),
-        _ => (0..rank).collect(),
-    };
-    let reduced = if axes.is_empty() { run(&x.f_unsqueeze(-1)?, &[0])?.f_squeeze_dim(-1)? } else { run(x, &axes)? };
-    if keep || axes.is_empty() {
-        return Ok(reduced);
-    }
-    let left: Vec<i64> =
-        (0..rank).filter(|a| !axes.contains(a)).map(|a| reduced.size()[usize::try_from(a).unwrap_or(0)]).collect();
-    Ok(reduced.f_reshape(left.as_slice())?)
-}
-
-/// Integers are reduced in 64 bits and brought back.
-fn in_kind(x: &Tensor, run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    Ok(run(x)?.f_to_kind(x.kind())?)
-}
-
-/// Functions that libtorch has for floats only.
-fn in_floats(x: &Tensor, run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    if is_float(x.kind()) { run(x) } else { Ok(run(&x.f_to_kind(Kind::Double)?)?.f_to_kind(x.kind())?) }
-}
-
-const MEAN: Reduction = |x, axes| in_floats(x, |x| Ok(x.f_mean_dim(axes, true, None::<Kind>)?));
-const SUM: Reduction = |x, axes| in_kind(x, |x| Ok(x.f_sum_dim_intlist(axes, true, None::<Kind>)?));
-const MAX: Reduction = |x, axes| Ok(x.f_amax(axes, true)?);
-const MIN: Reduction = |x, axes| Ok(x.f_amin(axes, true)?);
-const L1: Reduction = |x, axes| SUM(&x.f_abs()?, axes);
-const SUM_SQUARE: Reduction = |x, axes| SUM(&x.f_mul(x)?, axes);
-const L2: Reduction = |x, axes| in_floats(x, |x| Ok(SUM_SQUARE(x, axes)?.f_sqrt()?));
-const LOG_SUM: Reduction = |x, axes| in_floats(x, |x| Ok(SUM(x, axes)?.f_log()?));
-const LOG_SUM_EXP: Reduction = |x, axes| in_floats(x, |x| Ok(x.f_logsumexp(axes, true)?));
-const PROD: Reduction = |x, axes| {
-    in_kind(x, |x| {
-        let mut result = x.shallow_clone();
-        for &axis in axes {
-            result = result.f_prod_dim_int(axis, true, None::<Kind>)?;
-        }
-        Ok(result)
-    })
-};
-
-fn mean_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, MEAN)
-}
-
-fn mean(node: &Node) -> Result<Kernel> {
-    by_input(node, MEAN)
-}
-
-fn sum_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, SUM)
-}
-
-fn sum(node: &Node) -> Result<Kernel> {
-    by_input(node, SUM)
-}
-
-fn max_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, MAX)
-}
-
-fn max(node: &Node) -> Result<Kernel> {
-    by_input(node, MAX)
-}
-
-fn min_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, MIN)
-}
-
-fn min(node: &Node) -> Result<Kernel> {
-    by_input(node, MIN)
-}
-
-fn prod_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, PROD)
-}
-
-fn prod(node: &Node) -> Result<Kernel> {
-    by_input(node, PROD)
-}
-
-fn l1_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, L1)
-}
-
-fn l1(node: &Node) -> Result<Kernel> {
-    by_input(node, L1)
-}
-
-fn l2_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, L2)
-}
-
-fn l2(node: &Node) -> Result<Kernel> {
-    by_input(node, L2)
-}
-
-fn sum_square_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, SUM_SQUARE)
-}
-
-fn sum_square(node: &Node) -> Result<Kernel> {
-    by_input(node, SUM_SQUARE)
-}
-
-fn log_sum_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, LOG_SUM)
-}
-
-fn log_sum(node: &Node) -> Result<Kernel> {
-    by_input(node, LOG_SUM)
-}
-
-fn log_sum_exp_attribute(node: &Node) -> Result<Kernel> {
-    by_attribute(node, LOG_SUM_EXP)
-}
-
-fn log_sum_exp(node: &Node) -> Result<Kernel> {
-    by_input(node, LOG_SUM_EXP)
-}
-
-fn arg_max(node: &Node) -> Result<Kernel> {
-    arg_extremum(node, |x, axis| Ok(x.f_argmax(axis, true)?))
-}
-
-fn arg_min(node: &Node) -> Result<Kernel> {
-    arg_extremum(node, |x, axis| Ok(x.f_argmin(axis, true)?))
-}
-
-fn arg_extremum(node: &Node, run: fn(&Tensor, i64) -> Result<Tensor>) -> Result<Kernel> {
-    let axis = node.int_or("axis", 0)?;
-    let keep = node.int_or("keepdims", 1)? != 0;
-    let last = node.flag("select_last_index")?;
+    let by_input = node.opset >= axes_are_input;
+    let attribute = if by_input { None } else { node.ints("axes")? };
+    let empty_is_none = by_input && node.flag("noop_with_empty_axes")?;
     one(move |call| {
         let x = call.input(0)?;
-        let axis = axis_in(axis, x.dim())?;
-        let found = if last {
-            let size = x.size().get(usize::try_from(axis).map_err(Error::malformed)?).copied().unwrap_or(1);
-            run(&x.f_flip([axis].as_slice())?, axis)?.f_neg()?.f_add_scalar(size - 1)?
-        } else {
-            run(x, axis)?
+        let axes = if by_input { call.optional_ints(1)? } else { attribute.clone() };
+        let axes = match axes {
+            Some(axes) if !axes.is_empty() => axes_in(&axes, x.dim())?,
+            _ if empty_is_none => Vec::new(),
+            _ => (0..).take(x.dim()).collect(),
         };
-        Ok(if keep { found } else { found.f_squeeze_dim(axis)? })
-    })
-}
-
-fn cumulative_sum(node: &Node) -> Result<Kernel> {
-    let (exclusive, reverse) = (node.flag("exclusive")?, node.flag("reverse")?);
-    one(move |call: &Call| {
-        let x = call.input(0)?;
-        let axis = call.ints(1)?.first().copied().ok_or_else(|| Error::malformed("the axis is empty"))?;
-        let axis = axis_in(axis, x.dim())?;
-        let ordered = if reverse { x.f_flip([axis].as_slice())? } else { x.shallow_clone() };
-        let mut sums = ordered.f_cumsum(axis, x.kind())?;
-        if exclusive {
-            sums = sums.f_sub(&ordered)?;
+        if axes.is_empty() || x.dim() == 0 {
+            // libtorch takes no axes for all axes. Over a new axis of size 1, a reduction is what it is over none.
+            return run(&x.f_unsqueeze(0)?, &[0], false);
         }
-        Ok(if reverse { sums.f_flip([axis].as_slice())? } else { sums })
+        run(x, &axes, keep)
     })
 }
 
-fn top_k_of(call: &Call, k: i64, axis: i64, largest: bool) -> Result<Vec<Tensor>> {
-    let x = call.input(0)?;
-    let axis = axis_in(axis, x.dim())?;
-    // A stable sort gives the lowest index first among equals, as the operator's page asks.
-    let (values, indices) = x.f_sort_stable(true, axis, largest)?;
-    let size = x.size().get(usize::try_from(axis).map_err(Error::malformed)?).copied().unwrap_or(0);
-    if k < 0 || k > size {
-        return Err(Error::malformed(format!("the {k} largest of {size}")));
+/// Integers through double precision, for functions that leave the integers on their way.
+fn widened(x: &Tensor, run: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let kind = x.f_kind()?;
+    if is_whole(kind) { Ok(run(&x.f_to_kind(Kind::Double)?)?.f_to_kind(kind)?) } else { run(x) }
+}
+
+fn sum(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    Ok(x.f_sum_dim_intlist(axes, keep, x.f_kind()?)?)
+}
+
+fn mean(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    widened(x, |x| Ok(x.f_mean_dim(axes, keep, None::<Kind>)?))
+}
+
+fn max(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    match of_nothing(x, axes, keep, least)? {
+        Some(result) => Ok(result),
+        None => Ok(x.f_amax(axes, keep)?),
     }
-    Ok(vec![values.f_narrow(axis, 0, k)?, indices.f_narrow(axis, 0, k)?])
 }
 
-fn top_k_attribute(node: &Node) -> Result<Kernel> {
-    let k = node.int("k")?.ok_or_else(|| Error::malformed("attribute 'k' is missing"))?;
-    let axis = node.int_or("axis", -1)?;
-    Ok(Box::new(move |call| top_k_of(call, k, axis, true)))
+fn min(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    match of_nothing(x, axes, keep, greatest)? {
+        Some(result) => Ok(result),
+        None => Ok(x.f_amin(axes, keep)?),
+    }
 }
 
-fn top_k(node: &Node) -> Result<Kernel> {
-    let axis = node.int_or("axis", -1)?;
-    let largest = node.int_or("largest", 1)? != 0;
-    // The result is sorted in any case.
-    node.ignore("sorted");
-    Ok(Box::new(move |call| {
-        let k = call.ints(1)?.first().copied().ok_or_else(|| Error::malformed("k is empty"))?;
-        top_k_of(call, k, axis, largest)
-    }))
+/// The result where a reduced axis has size 0, which libtorch refuses.
+fn of_nothing(x: &Tensor, axes: &[i64], keep: bool, value: fn(Kind) -> f64) -> Result<Option<Tensor>> {
+    let shape = x.size();
+    let mut empty = false;
+    for &axis in axes {
+        empty |= dim(&shape, axis)? == 0;
+    }
+    if !empty {
+        return Ok(None);
+    }
+    // Summed for the shape alone.
+    let kind = x.f_kind()?;
+    let shape = x.f_to_kind(Kind::Float)?.f_sum_dim_intlist(axes, keep, None::<Kind>)?.size();
+    if kind == Kind::Int64 {
+        let bound = if value(kind) < 0.0 { i64::MIN } else { i64::MAX };
+        return Ok(Some(Tensor::f_full(shape, bound, (kind, x.device()))?));
+    }
+    Ok(Some(Tensor::f_full(shape, value(kind), (kind, x.device()))?))
+}
+
+fn least(kind: Kind) -> f64 {
+    match kind {
+        Kind::Bool | Kind::Uint8 => 0.0,
+        Kind::Int8 => f64::from(i8::MIN),
+        Kind::Int16 => f64::from(i16::MIN),
+        Kind::Int => f64::from(i32::MIN),
+        _ => f64::NEG_INFINITY,
+    }
+}
+
+fn greatest(kind: Kind) -> f64 {
+    match kind {
+        Kind::Bool => 1.0,
+        Kind::Uint8 => f64::from(u8::MAX),
+        Kind::Int8 => f64::from(i8::MAX),
+        Kind::Int16 => f64::from(i16::MAX),
+        Kind::Int => f64::from(i32::MAX),
+        _ => f64::INFINITY,
+    }
+}
+
+fn prod(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    let kind = x.f_kind()?;
+    let mut sorted = axes.to_vec();
+    sorted.sort_unstable();
+    sorted.iter().rev().try_fold(x.shallow_clone(), |x, &axis| Ok(x.f_prod_dim_int(axis, keep, kind)?))
+}
+
+fn l1(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    sum(&x.f_abs()?, axes, keep)
+}
+
+/// libtorch's norm has a gradient at zero, which the root of a sum of squares has not.
+fn l2(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    widened(x, |x| Ok(x.f_norm_scalaropt_dim(2, axes, keep)?))
+}
+
+fn log_sum(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    widened(x, |x| Ok(sum(x, axes, keep)?.f_log()?))
+}
+
+fn log_sum_exp(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    widened(x, |x| Ok(x.f_logsumexp(axes, keep)?))
+}
+
+fn sum_square(x: &Tensor, axes: &[i64], keep: bool) -> Result<Tensor> {
+    sum(&x.f_mul(x)?, axes, keep)
 }

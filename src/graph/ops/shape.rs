@@ -1,227 +1,217 @@
-//! Operators: shapes and rearrangements.
+//! Shapes: asking for them and changing them without touching values.
 
+use super::operands::{axes_in, broadcast, dim, elements};
 use super::{Call, Flow, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Shape", 1, 1, shape).gradients(&[]),
-    Op::new("Shape", 15, 1, shape).gradients(&[]),
-    Op::new("Size", 1, 1, size).gradients(&[]),
-    Op::new("Reshape", 1, 1, reshape_attribute).flow(Flow::Moves),
-    Op::new("Reshape", 5, 2, reshape).at_least(2).flow(Flow::Moves),
+    Op::new("Shape", 1, 1, shape_of).gradients(&[]),
+    Op::new("Size", 1, 1, |_| one(|call| Ok(Tensor::f_from_slice(&[elements(&call.input(0)?.size())?])?.f_reshape([0_i64; 0])?)))
+        .gradients(&[]),
+    Op::new("Reshape", 1, 1, |node| {
+        node.ignore("consumed_inputs");
+        let Some(shape) = node.ints("shape")? else { return Err(Error::malformed("attribute 'shape' is missing")) };
+        one(move |call| reshape(call.input(0)?, &shape, false))
+    })
+    .flow(Flow::Moves),
+    Op::new("Reshape", 5, 2, |node| {
+        let allow_zero = node.opset >= 14 && node.flag("allowzero")?;
+        one(move |call| reshape(call.input(0)?, &call.ints(1)?, allow_zero))
+    })
+    .at_least(2)
+    .flow(Flow::Moves),
     Op::new("Flatten", 1, 1, flatten).flow(Flow::Moves),
-    Op::new("Squeeze", 1, 1, squeeze_attribute).flow(Flow::Moves),
-    Op::new("Squeeze", 13, 2, squeeze).flow(Flow::Moves),
-    Op::new("Unsqueeze", 1, 1, unsqueeze_attribute).flow(Flow::Moves),
-    Op::new("Unsqueeze", 13, 2, unsqueeze).at_least(2).flow(Flow::Moves),
+    Op::new("Squeeze", 1, 1, |node| {
+        let axes = node.ints("axes")?;
+        one(move |call| squeeze(call.input(0)?, axes.as_deref()))
+    })
+    .flow(Flow::Moves),
+    Op::new("Squeeze", 13, 2, |_| one(|call| squeeze(call.input(0)?, call.optional_ints(1)?.as_deref()))).flow(Flow::Moves),
+    Op::new("Unsqueeze", 1, 1, |node| {
+        let Some(axes) = node.ints("axes")? else { return Err(Error::malformed("attribute 'axes' is missing")) };
+        one(move |call| unsqueeze(call.input(0)?, &axes))
+    })
+    .flow(Flow::Moves),
+    Op::new("Unsqueeze", 13, 2, |_| one(|call| unsqueeze(call.input(0)?, &call.ints(1)?))).at_least(2).flow(Flow::Moves),
     Op::new("Transpose", 1, 1, transpose).flow(Flow::Moves),
-    Op::new("Expand", 8, 2, expand).at_least(2).weights(&[0]).flow(Flow::Moves),
-    Op::new("Tile", 6, 2, tile).at_least(2).flow(Flow::Moves),
-    Op::new("DepthToSpace", 1, 1, depth_to_space).flow(Flow::Moves),
-    Op::new("SpaceToDepth", 1, 1, space_to_depth).flow(Flow::Moves),
+    Op::new("Expand", 8, 2, |_| one(expand)).at_least(2).weights(&[0]).flow(Flow::Moves),
+    Op::new("Tile", 1, 3, |_| one(tile_one_axis)).at_least(3).flow(Flow::Moves),
+    Op::new("Tile", 6, 2, |_| one(tile)).at_least(2).flow(Flow::Moves),
+    Op::new("Identity", 1, 1, |_| one(|call| Ok(call.input(0)?.shallow_clone()))).flow(Flow::Moves),
+    Op::new("DepthToSpace", 1, 1, |node| {
+        let (block, depth_first) = blocks(node)?;
+        one(move |call| depth_to_space(call.input(0)?, block, depth_first))
+    })
+    .flow(Flow::Moves),
+    Op::new("SpaceToDepth", 1, 1, |node| {
+        let (block, depth_first) = blocks(node)?;
+        one(move |call| space_to_depth(call.input(0)?, block, depth_first))
+    })
+    .flow(Flow::Moves),
 ];
 
-/// The greatest number of elements that a file's numbers may ask an operator to make.
-pub(crate) const MOST_ELEMENTS: i64 = 1 << 31;
-
-/// Refuses a shape with negative or absurdly large dimensions before anything is allocated.
-pub(crate) fn admit_shape(shape: &[i64]) -> Result<()> {
-    let count = shape.iter().try_fold(1_i64, |count, &d| if d < 0 { None } else { count.checked_mul(d) });
-    match count {
-        Some(count) if count <= MOST_ELEMENTS => Ok(()),
-        _ => Err(Error::malformed(format!("asks for a tensor of shape {shape:?}"))),
-    }
-}
-
-/// A shape tensor stays on the host: reading it back from an accelerator would stall every step.
-fn shape(node: &Node) -> Result<Kernel> {
-    let (start, end) = (node.int_or("start", 0)?, node.int("end")?);
+/// Shapes stay on the CPU, where they are used.
+fn shape_of(node: &Node<'_>) -> Result<Kernel> {
+    let (start, end) = if node.opset >= 15 { (node.int_or("start", 0)?, node.int("end")?) } else { (0, None) };
     one(move |call| {
-        let dims = call.input(0)?.size();
-        let rank = i64::try_from(dims.len()).map_err(Error::malformed)?;
-        let bound = |v: i64| usize::try_from((if v < 0 { v.saturating_add(rank) } else { v }).clamp(0, rank)).unwrap_or(0);
-        let (start, end) = (bound(start), bound(end.unwrap_or(rank)));
-        Ok(Tensor::f_from_slice(dims.get(start..end).unwrap_or_default())?)
+        let shape = call.input(0)?.size();
+        let rank = i64::try_from(shape.len()).map_err(Error::malformed)?;
+        let clamp = |at: i64| usize::try_from(if at < 0 { at.saturating_add(rank) } else { at }.clamp(0, rank)).unwrap_or(0);
+        let (start, end) = (clamp(start), end.map_or(shape.len(), clamp));
+        Ok(Tensor::f_from_slice(shape.get(start..end).unwrap_or_default())?)
     })
 }
 
-fn size(_: &Node) -> Result<Kernel> {
-    one(|call| Ok(Tensor::f_from_slice(&[i64::try_from(call.input(0)?.numel()).map_err(Error::malformed)?])?.f_squeeze()?))
-}
-
-fn reshape_to(x: &Tensor, target: &[i64], allow_zero: bool) -> Result<Tensor> {
+/// 0 copies the input's size (unless `allow_zero`), -1 stands for what is left.
+fn reshape(x: &Tensor, shape: &[i64], allow_zero: bool) -> Result<Tensor> {
     let from = x.size();
-    let mut shape = Vec::with_capacity(target.len());
-    for (axis, &dim) in target.iter().enumerate() {
-        shape.push(match dim {
-            0 if !allow_zero => {
-                *from.get(axis).ok_or_else(|| Error::malformed(format!("a shape of {target:?} copies a missing axis")))?
-            }
-            dim if dim >= -1 => dim,
-            dim => return Err(Error::malformed(format!("a shape with dimension {dim}"))),
+    let mut to = Vec::with_capacity(shape.len());
+    for (axis, &size) in shape.iter().enumerate() {
+        to.push(match size {
+            0 if !allow_zero => *from
+                .get(axis)
+                .ok_or_else(|| Error::malformed(format!("shape {shape:?} copies axis {axis} of a tensor of shape {from:?}")))?,
+            size => size,
         });
     }
-    // libtorch cannot infer a dimension of an empty tensor.
-    if x.numel() == 0 && shape.contains(&-1) {
-        let others: i64 = shape.iter().filter(|&&d| d != -1).product();
-        if others != 0 {
-            shape.iter_mut().filter(|d| **d == -1).for_each(|d| *d = 0);
-        }
+    let misfit = || Error::malformed(format!("a tensor of shape {from:?} cannot be reshaped to {shape:?}"));
+    let total = elements(&from)?;
+    let open: Vec<usize> = (0..to.len()).filter(|&axis| to[axis] == -1).collect();
+    if let [axis] = open[..] {
+        to[axis] = 1;
+        let rest = elements(&to)?;
+        to[axis] = total.checked_div(rest).ok_or_else(misfit)?;
     }
-    Ok(x.f_reshape(shape.as_slice())?)
+    if elements(&to)? != total {
+        return Err(misfit());
+    }
+    Ok(x.f_reshape(to)?)
 }
 
-fn reshape_attribute(node: &Node) -> Result<Kernel> {
-    node.ignore("consumed_inputs");
-    let target = node.ints("shape")?.ok_or_else(|| Error::malformed("attribute 'shape' is missing"))?;
-    one(move |call| reshape_to(call.input(0)?, &target, false))
-}
-
-fn reshape(node: &Node) -> Result<Kernel> {
-    let allow_zero = node.flag("allowzero")?;
-    one(move |call| reshape_to(call.input(0)?, &call.ints(1)?, allow_zero))
-}
-
-fn flatten(node: &Node) -> Result<Kernel> {
+fn flatten(node: &Node<'_>) -> Result<Kernel> {
     let axis = node.int_or("axis", 1)?;
     one(move |call| {
         let x = call.input(0)?;
-        let rank = i64::try_from(x.dim()).map_err(Error::malformed)?;
-        let axis = if axis < 0 { axis + rank } else { axis };
-        let split = usize::try_from(axis).ok().filter(|&a| a <= x.dim());
-        let split = split.ok_or_else(|| Error::malformed(format!("axis {axis} is outside a tensor of rank {rank}")))?;
-        let size = x.size();
-        let (rows, columns): (i64, i64) = (size[..split].iter().product(), size[split..].iter().product());
-        Ok(x.f_reshape([rows, columns].as_slice())?)
+        let shape = x.size();
+        let rank = i64::try_from(shape.len()).map_err(Error::malformed)?;
+        let from = if axis < 0 { axis.saturating_add(rank) } else { axis };
+        let (before, behind) = usize::try_from(from)
+            .ok()
+            .and_then(|from| shape.split_at_checked(from))
+            .ok_or_else(|| Error::malformed(format!("axis {axis} is outside a tensor of rank {rank}")))?;
+        Ok(x.f_reshape([elements(before)?, elements(behind)?])?)
     })
 }
 
-fn squeeze_axes(x: &Tensor, axes: Option<&[i64]>) -> Result<Tensor> {
+fn squeeze(x: &Tensor, axes: Option<&[i64]>) -> Result<Tensor> {
+    let shape = x.size();
     let Some(axes) = axes else { return Ok(x.f_squeeze()?) };
-    let mut wrapped = axes.iter().map(|&a| axis_in(a, x.dim())).collect::<Result<Vec<_>>>()?;
-    wrapped.sort_unstable();
-    let mut result = x.shallow_clone();
-    for &axis in wrapped.iter().rev() {
-        if x.size()[usize::try_from(axis).map_err(Error::malformed)?] != 1 {
-            return Err(Error::malformed(format!("axis {axis} of shape {:?} cannot be squeezed", x.size())));
+    let axes = axes_in(axes, shape.len())?;
+    for &axis in &axes {
+        if !shape.is_empty() && dim(&shape, axis)? != 1 {
+            return Err(Error::malformed(format!("axis {axis} of shape {shape:?} is not of size 1")));
         }
-        result = result.f_squeeze_dim(axis)?;
     }
-    Ok(result)
+    // One by one from the back: a view, whatever the strides are.
+    let mut axes = axes;
+    axes.sort_unstable();
+    Ok(axes.iter().rev().try_fold(x.shallow_clone(), |x, &axis| x.f_squeeze_dim(axis))?)
 }
 
-fn squeeze_attribute(node: &Node) -> Result<Kernel> {
-    let axes = node.ints("axes")?;
-    one(move |call| squeeze_axes(call.input(0)?, axes.as_deref()))
+/// The axes count in the output.
+fn unsqueeze(x: &Tensor, axes: &[i64]) -> Result<Tensor> {
+    let mut axes = axes_in(axes, x.dim() + axes.len())?;
+    axes.sort_unstable();
+    Ok(axes.iter().try_fold(x.shallow_clone(), |x, &axis| x.f_unsqueeze(axis))?)
 }
 
-fn squeeze(_: &Node) -> Result<Kernel> {
-    one(|call| squeeze_axes(call.input(0)?, call.optional_ints(1)?.as_deref()))
-}
-
-fn unsqueeze_axes(x: &Tensor, axes: &[i64]) -> Result<Tensor> {
-    let rank = x.dim() + axes.len();
-    let mut wrapped = axes.iter().map(|&a| axis_in(a, rank)).collect::<Result<Vec<_>>>()?;
-    wrapped.sort_unstable();
-    if wrapped.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(Error::malformed(format!("axes {axes:?} name one axis twice")));
-    }
-    let mut result = x.shallow_clone();
-    for &axis in &wrapped {
-        result = result.f_unsqueeze(axis)?;
-    }
-    Ok(result)
-}
-
-fn unsqueeze_attribute(node: &Node) -> Result<Kernel> {
-    let axes = node.ints("axes")?.ok_or_else(|| Error::malformed("attribute 'axes' is missing"))?;
-    one(move |call| unsqueeze_axes(call.input(0)?, &axes))
-}
-
-fn unsqueeze(_: &Node) -> Result<Kernel> {
-    one(|call| unsqueeze_axes(call.input(0)?, &call.ints(1)?))
-}
-
-fn transpose(node: &Node) -> Result<Kernel> {
-    let order = node.ints("perm")?;
+fn transpose(node: &Node<'_>) -> Result<Kernel> {
+    let perm = node.ints("perm")?;
     one(move |call| {
         let x = call.input(0)?;
-        let rank = i64::try_from(x.dim()).map_err(Error::malformed)?;
-        match &order {
-            Some(order) => Ok(x.f_permute(order.as_slice())?),
-            None => Ok(x.f_permute((0..rank).rev().collect::<Vec<_>>().as_slice())?),
+        let rank = x.dim();
+        match &perm {
+            Some(perm) if perm.len() != rank => {
+                Err(Error::malformed(format!("perm {perm:?} does not permute a tensor of rank {rank}")))
+            }
+            Some(perm) => Ok(x.f_permute(axes_in(perm, rank)?)?),
+            None => Ok(x.f_permute((0..i64::try_from(rank).map_err(Error::malformed)?).rev().collect::<Vec<_>>())?),
         }
     })
 }
 
-/// Unlike libtorch's expand, the target may have ones where the input is larger, and fewer axes than the input.
-fn expand(_: &Node) -> Result<Kernel> {
-    one(|call: &Call| {
-        let (x, target) = (call.input(0)?, call.ints(1)?);
-        let from = x.size();
-        let rank = from.len().max(target.len());
-        let at = |dims: &[i64], axis: usize| if axis + dims.len() < rank { 1 } else { dims[axis + dims.len() - rank] };
-        let mut shape = Vec::with_capacity(rank);
-        for axis in 0..rank {
-            shape.push(match (at(&from, axis), at(&target, axis)) {
-                (a, b) if a == b || b == 1 => a,
-                (1, b) => b,
-                (a, b) => return Err(Error::malformed(format!("{a} cannot be expanded to {b}"))),
-            });
-        }
-        admit_shape(&shape)?;
-        Ok(x.f_expand(shape.as_slice(), false)?)
-    })
+fn expand(call: &Call<'_>) -> Result<Tensor> {
+    let x = call.input(0)?;
+    let shape = broadcast(&x.size(), &call.ints(1)?)?;
+    elements(&shape)?;
+    Ok(x.f_expand(shape, false)?)
 }
 
-fn tile(_: &Node) -> Result<Kernel> {
-    one(|call| {
-        let (x, repeats) = (call.input(0)?, call.ints(1)?);
-        if repeats.len() != x.dim() {
-            return Err(Error::malformed(format!("{} repeats for rank {}", repeats.len(), x.dim())));
-        }
-        let shape: Vec<i64> = x.size().iter().zip(&repeats).map(|(&d, &r)| d.saturating_mul(r)).collect();
-        admit_shape(&shape)?;
-        Ok(x.f_repeat(repeats.as_slice())?)
-    })
+fn tile(call: &Call<'_>) -> Result<Tensor> {
+    let x = call.input(0)?;
+    let repeats = call.ints(1)?;
+    if repeats.len() != x.dim() {
+        return Err(Error::malformed(format!("{} repeats for a tensor of rank {}", repeats.len(), x.dim())));
+    }
+    repeated(x, &repeats)
 }
 
-/// Block size and the four dimensions of an image tensor.
-fn blocks(node: &Node) -> Result<i64> {
-    node.int("blocksize")?.filter(|&b| b > 0).ok_or_else(|| Error::malformed("attribute 'blocksize' is missing or not positive"))
-}
-
-fn image_dims(x: &Tensor) -> Result<[i64; 4]> {
-    x.size().try_into().map_err(|dims: Vec<i64>| Error::malformed(format!("shape {dims:?} where [N, C, H, W] is expected")))
-}
-
-fn depth_to_space(node: &Node) -> Result<Kernel> {
-    let b = blocks(node)?;
-    let column_first = match node.text_or("mode", "DCR")?.as_str() {
-        "DCR" => false,
-        "CRD" => true,
-        other => return Err(Error::malformed(format!("mode is '{other}'"))),
+/// Opset 1 repeats along one axis.
+fn tile_one_axis(call: &Call<'_>) -> Result<Tensor> {
+    let x = call.input(0)?;
+    let number = |index: usize| -> Result<i64> {
+        let value = call.optional_number(index)?.ok_or_else(|| Error::malformed(format!("input {index} is missing")))?;
+        #[expect(clippy::cast_possible_truncation, reason = "both are whole numbers held in the data's type")]
+        Ok(value as i64)
     };
-    one(move |call| {
-        let x = call.input(0)?;
-        let [n, c, h, w] = image_dims(x)?;
-        let (split, order) = if column_first {
-            ([n, c / (b * b), b, b, h, w], [0, 1, 4, 2, 5, 3])
-        } else {
-            ([n, b, b, c / (b * b), h, w], [0, 3, 4, 1, 5, 2])
-        };
-        Ok(x.f_reshape(split.as_slice())?.f_permute(order.as_slice())?.f_reshape([n, c / (b * b), h * b, w * b].as_slice())?)
-    })
+    let axis = usize::try_from(axis_in(number(2)?, x.dim())?).map_err(Error::malformed)?;
+    let mut repeats = vec![1; x.dim()];
+    if let Some(slot) = repeats.get_mut(axis) {
+        *slot = number(1)?;
+    }
+    repeated(x, &repeats)
 }
 
-fn space_to_depth(node: &Node) -> Result<Kernel> {
-    let b = blocks(node)?;
-    one(move |call| {
-        let x = call.input(0)?;
-        let [n, c, h, w] = image_dims(x)?;
-        let split = x.f_reshape([n, c, h / b, b, w / b, b].as_slice())?;
-        Ok(split.f_permute([0, 3, 5, 1, 2, 4].as_slice())?.f_reshape([n, c * b * b, h / b, w / b].as_slice())?)
-    })
+fn repeated(x: &Tensor, repeats: &[i64]) -> Result<Tensor> {
+    let sizes: Option<Vec<i64>> = x.size().iter().zip(repeats).map(|(&size, &times)| size.checked_mul(times)).collect();
+    elements(&sizes.ok_or_else(|| Error::malformed(format!("repeats {repeats:?} are too large")))?)?;
+    Ok(x.f_repeat(repeats)?)
+}
+
+/// The block size and whether the block's axes stand before the depth (`DCR`) or behind it (`CRD`).
+fn blocks(node: &Node<'_>) -> Result<(i64, bool)> {
+    let block = node.int_or("blocksize", 0)?;
+    if !(1..1 << 16).contains(&block) {
+        return Err(Error::malformed(format!("blocksize {block} is not in 1..65536")));
+    }
+    match node.text_or("mode", "DCR")?.as_str() {
+        "DCR" => Ok((block, true)),
+        "CRD" => Ok((block, false)),
+        mode => node.unsupported(format!("mode '{mode}'")),
+    }
+}
+
+fn depth_to_space(x: &Tensor, block: i64, depth_first: bool) -> Result<Tensor> {
+    let [n, c, h, w] = image_shape(x)?;
+    let depth = c / block.saturating_mul(block);
+    let split = if depth_first {
+        x.f_reshape([n, block, block, depth, h, w])?.f_permute([0, 3, 4, 1, 5, 2])?
+    } else {
+        x.f_reshape([n, depth, block, block, h, w])?.f_permute([0, 1, 4, 2, 5, 3])?
+    };
+    Ok(split.f_reshape([n, depth, h * block, w * block])?)
+}
+
+fn space_to_depth(x: &Tensor, block: i64, depth_first: bool) -> Result<Tensor> {
+    let [n, c, h, w] = image_shape(x)?;
+    let split = x.f_reshape([n, c, h / block, block, w / block, block])?;
+    let order = if depth_first { [0, 3, 5, 1, 2, 4] } else { [0, 1, 3, 5, 2, 4] };
+    Ok(split.f_permute(order)?.f_reshape([n, c * block * block, h / block, w / block])?)
+}
+
+fn image_shape(x: &Tensor) -> Result<[i64; 4]> {
+    let shape = x.size();
+    shape.try_into().map_err(|shape: Vec<i64>| Error::malformed(format!("shape {shape:?} is not [N, C, H, W]")))
 }

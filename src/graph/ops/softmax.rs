@@ -1,24 +1,20 @@
-//! Operators: softmax and its relatives.
+//! Softmax, LogSoftmax and Hardmax.
 
 use super::{Kernel, Node, Op, axis_in, one};
-use crate::error::{Error, Result};
-use crate::tensor::{Kind, Tensor};
+use crate::error::Result;
+use crate::tensor::{Device, Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Softmax", 1, 1, softmax_flat),
-    Op::new("Softmax", 13, 1, softmax),
-    Op::new("LogSoftmax", 1, 1, log_softmax_flat),
-    Op::new("LogSoftmax", 13, 1, log_softmax),
+    Op::new("Softmax", 1, 1, |node| flattened(node, |x, axis| Ok(x.f_softmax(axis, None::<Kind>)?))),
+    Op::new("Softmax", 13, 1, |node| along(node, |x, axis| Ok(x.f_softmax(axis, None::<Kind>)?))),
+    Op::new("LogSoftmax", 1, 1, |node| flattened(node, |x, axis| Ok(x.f_log_softmax(axis, None::<Kind>)?))),
+    Op::new("LogSoftmax", 13, 1, |node| along(node, |x, axis| Ok(x.f_log_softmax(axis, None::<Kind>)?))),
+    Op::new("Hardmax", 1, 1, |node| flattened(node, hardmax)).gradients(&[]),
+    Op::new("Hardmax", 13, 1, |node| along(node, hardmax)).gradients(&[]),
 ];
 
-type Function = fn(&Tensor, i64) -> Result<Tensor>;
-
-const SOFTMAX: Function = |x, axis| Ok(x.f_softmax(axis, None::<Kind>)?);
-const LOG_SOFTMAX: Function = |x, axis| Ok(x.f_log_softmax(axis, None::<Kind>)?);
-
-/// From opset 13 along one axis.
-fn along_axis(node: &Node, run: Function) -> Result<Kernel> {
+fn along(node: &Node<'_>, run: fn(&Tensor, i64) -> Result<Tensor>) -> Result<Kernel> {
     let axis = node.int_or("axis", -1)?;
     one(move |call| {
         let x = call.input(0)?;
@@ -26,30 +22,26 @@ fn along_axis(node: &Node, run: Function) -> Result<Kernel> {
     })
 }
 
-/// Before opset 13 over everything from `axis` on, taken as one row.
-fn flattened(node: &Node, run: Function) -> Result<Kernel> {
+/// Below opset 13 all axes from `axis` on are one.
+fn flattened(node: &Node<'_>, run: fn(&Tensor, i64) -> Result<Tensor>) -> Result<Kernel> {
     let axis = node.int_or("axis", 1)?;
     one(move |call| {
         let x = call.input(0)?;
-        let split = usize::try_from(axis_in(axis, x.dim())?).map_err(Error::malformed)?;
-        let size = x.size();
-        let (rows, columns): (i64, i64) = (size[..split].iter().product(), size[split..].iter().product());
-        Ok(run(&x.f_reshape([rows, columns].as_slice())?, 1)?.f_reshape(size.as_slice())?)
+        let shape = x.size();
+        let axis = axis_in(axis, shape.len())?;
+        let from = usize::try_from(axis).unwrap_or(0);
+        if from + 1 == shape.len() {
+            return run(x, axis);
+        }
+        let (before, behind) = shape.split_at(from);
+        let flat = x.f_reshape([before.iter().product::<i64>(), behind.iter().product()])?;
+        Ok(run(&flat, 1)?.f_reshape(shape)?)
     })
 }
 
-fn softmax(node: &Node) -> Result<Kernel> {
-    along_axis(node, SOFTMAX)
-}
-
-fn softmax_flat(node: &Node) -> Result<Kernel> {
-    flattened(node, SOFTMAX)
-}
-
-fn log_softmax(node: &Node) -> Result<Kernel> {
-    along_axis(node, LOG_SOFTMAX)
-}
-
-fn log_softmax_flat(node: &Node) -> Result<Kernel> {
-    flattened(node, LOG_SOFTMAX)
+/// One at the first of the largest values, zero elsewhere.
+fn hardmax(x: &Tensor, axis: i64) -> Result<Tensor> {
+    let largest = x.f_argmax(axis, true)?;
+    let one = Tensor::f_ones([1_i64; 0], (x.f_kind()?, Device::Cpu))?.f_to_device(x.device())?;
+    Ok(x.f_zeros_like()?.f_scatter(axis, &largest, &one.f_expand_as(&largest)?)?)
 }
