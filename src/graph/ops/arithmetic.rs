@@ -1,6 +1,135 @@
-//! Operators: arithmetic.
+//! Arithmetic on two or more operands, and Clip.
 
-use super::Op;
+use super::operands::{Align, device_of, is_whole, on, variadic};
+use super::{ALL, Call, Kernel, Node, Op, one};
+use crate::error::{Error, Result};
+use crate::tensor::{Device, Kind, Tensor, is_float, to_f64s, to_i64s};
 
 /// The rows of this family.
-pub const OPS: &[Op] = &[];
+pub const OPS: &[Op] = &[
+    Op::new("Add", 1, 2, |node| binary(node, |a, b| Ok(a.f_add(b)?))).at_least(2).weights(ALL).gradients(ALL),
+    Op::new("Sub", 1, 2, |node| binary(node, |a, b| Ok(a.f_sub(b)?))).at_least(2).weights(ALL).gradients(ALL),
+    Op::new("Mul", 1, 2, |node| binary(node, |a, b| Ok(a.f_mul(b)?))).at_least(2).weights(ALL).gradients(ALL),
+    Op::new("Div", 1, 2, |node| binary(node, div)).at_least(2).weights(ALL).gradients(ALL),
+    Op::new("Pow", 1, 2, |node| binary(node, pow)).at_least(2).gradients(ALL),
+    Op::new("Mod", 10, 2, modulo).at_least(2).gradients(ALL),
+    Op::new("Max", 1, usize::MAX, |node| fold(node, |a, b| Ok(a.f_maximum(b)?))).gradients(ALL),
+    Op::new("Min", 1, usize::MAX, |node| fold(node, |a, b| Ok(a.f_minimum(b)?))).gradients(ALL),
+    Op::new("Sum", 1, usize::MAX, |node| fold(node, |a, b| Ok(a.f_add(b)?))).weights(ALL).gradients(ALL),
+    Op::new("Mean", 1, usize::MAX, mean).gradients(ALL),
+    Op::new("Clip", 1, 1, clip_by_attributes),
+    Op::new("Clip", 11, 3, |_| one(clip)),
+];
+
+fn binary(node: &Node<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Kernel> {
+    let align = Align::of(node)?;
+    one(move |call| {
+        let (a, b) = align.pair(call)?;
+        run(&a, &b)
+    })
+}
+
+/// Whole numbers divide towards zero.
+fn div(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if is_whole(a.f_kind()?) && is_whole(b.f_kind()?) { Ok(a.f_div_tensor_mode(b, "trunc")?) } else { Ok(a.f_div(b)?) }
+}
+
+/// The result has the base's type, whatever the exponent's is.
+fn pow(base: &Tensor, exponent: &Tensor) -> Result<Tensor> {
+    let kind = base.f_kind()?;
+    // A lone exponent is read, because squaring is far cheaper than the general power and has gradients at zero.
+    if exponent.dim() == 0 && exponent.device() == Device::Cpu && !exponent.requires_grad() && is_float(kind) {
+        if let [exponent] = to_f64s(exponent)?.as_slice() {
+            return Ok(base.f_pow_tensor_scalar(*exponent)?);
+        }
+    }
+    if is_whole(kind) && !is_whole(exponent.f_kind()?) {
+        return Ok(base.f_to_kind(Kind::Double)?.f_pow(&exponent.f_to_kind(Kind::Double)?)?.f_to_kind(kind)?);
+    }
+    let power = base.f_pow(exponent)?;
+    if power.f_kind()? == kind { Ok(power) } else { Ok(power.f_to_kind(kind)?) }
+}
+
+/// `fmod` 1 gives C's fmod (sign of the dividend), 0 the floored remainder (sign of the divisor).
+fn modulo(node: &Node<'_>) -> Result<Kernel> {
+    let truncated = node.flag("fmod")?;
+    let opset = node.opset;
+    binary_with(move |a, b| {
+        if truncated {
+            return Ok(a.f_fmod_tensor(b)?);
+        }
+        if opset < 28 && is_float(a.f_kind()?) {
+            return Err(Error::malformed("Mod of floating-point operands needs fmod 1"));
+        }
+        Ok(a.f_remainder_tensor(b)?)
+    })
+}
+
+fn binary_with(run: impl Fn(&Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static) -> Result<Kernel> {
+    one(move |call| {
+        let (a, b) = Align::Numpy.pair(call)?;
+        run(&a, &b)
+    })
+}
+
+fn fold(node: &Node<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Kernel> {
+    node.ignore("consumed_inputs");
+    one(move |call| folded(call, run))
+}
+
+fn folded(call: &Call<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let mut operands = variadic(call)?.into_iter();
+    let first = operands.next().ok_or_else(|| Error::malformed("no inputs"))?;
+    operands.try_fold(first, |total, operand| run(&total, &operand))
+}
+
+fn mean(node: &Node<'_>) -> Result<Kernel> {
+    node.ignore("consumed_inputs");
+    one(|call| {
+        let sum = folded(call, |a, b| Ok(a.f_add(b)?))?;
+        Ok(sum.f_div_scalar(i64::try_from(call.inputs.len()).map_err(Error::malformed)?)?)
+    })
+}
+
+fn clip_by_attributes(node: &Node<'_>) -> Result<Kernel> {
+    node.ignore("consumed_inputs");
+    let min = node.float_or("min", f64::from(f32::MIN))?;
+    let max = node.float_or("max", f64::from(f32::MAX))?;
+    one(move |call| Ok(call.input(0)?.f_clamp(min, max)?))
+}
+
+/// Where `min` is above `max`, the result is `max`, in ONNX and libtorch alike.
+fn clip(call: &Call<'_>) -> Result<Tensor> {
+    let x = call.input(0)?;
+    let (min, max) = (call.optional(1), call.optional(2));
+    let bounds = || min.into_iter().chain(max);
+    if bounds().any(|bound| bound.numel() != 1) {
+        return Err(Error::malformed("min and max have to be scalars"));
+    }
+    if bounds().any(|bound| bound.device() != Device::Cpu) {
+        // Reading a bound would wait for the accelerator.
+        let device = device_of(bounds().chain([x]));
+        let bound = |tensor: Option<&Tensor>| -> Result<Option<Tensor>> {
+            tensor.map(|tensor| Ok(on(tensor, device)?.f_reshape([0_i64; 0])?)).transpose()
+        };
+        return Ok(on(x, device)?.f_clamp_tensor(bound(min)?, bound(max)?)?);
+    }
+    if is_whole(x.f_kind()?) {
+        let number = |bound: Option<&Tensor>| -> Result<Option<i64>> {
+            Ok(bound.map(to_i64s).transpose()?.and_then(|values| values.first().copied()))
+        };
+        return Ok(match (number(min)?, number(max)?) {
+            (Some(min), Some(max)) => x.f_clamp(min, max)?,
+            (Some(min), None) => x.f_clamp_min(min)?,
+            (None, Some(max)) => x.f_clamp_max(max)?,
+            (None, None) => x.shallow_clone(),
+        });
+    }
+    let (min, max) = (call.optional_number(1)?, call.optional_number(2)?);
+    Ok(match (min, max) {
+        (Some(min), Some(max)) => x.f_clamp(min, max)?,
+        (Some(min), None) => x.f_clamp_min(min)?,
+        (None, Some(max)) => x.f_clamp_max(max)?,
+        (None, None) => x.shallow_clone(),
+    })
+}

@@ -1,6 +1,142 @@
-//! Operators: conv.
+//! Convolutions.
 
-use super::Op;
+use super::operands::is_whole;
+use super::window::{Geometry, Padding, Window, pad, spatial};
+use super::{Call, Kernel, Node, Op, one};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// The rows of this family.
-pub const OPS: &[Op] = &[];
+pub const OPS: &[Op] = &[
+    Op::new("Conv", 1, 3, conv).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]),
+    Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]),
+    Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
+];
+
+fn groups(node: &Node<'_>) -> Result<i64> {
+    let groups = node.int_or("group", 1)?;
+    if groups < 1 { Err(Error::malformed(format!("group {groups} is not positive"))) } else { Ok(groups) }
+}
+
+fn conv(node: &Node<'_>) -> Result<Kernel> {
+    let window = Window::of(node)?;
+    let groups = groups(node)?;
+    one(move |call| {
+        let (x, weight) = (call.input(0)?, call.input(1)?);
+        convolve(x, weight, call.optional(2), &window, groups)
+    })
+}
+
+/// Also for QLinearConv.
+pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: &Window, groups: i64) -> Result<Tensor> {
+    let geometry = window.over(&spatial(x)?, &spatial(weight)?)?;
+    let Geometry { strides, dilations, begin, end, .. } = &geometry;
+    let none = vec![0; begin.len()];
+    if geometry.is_symmetric() {
+        return Ok(x.f_convolution(weight, bias, strides, begin, dilations, false, &none, groups)?);
+    }
+    // libtorch pads both sides alike: what one side has more is padded first.
+    let both: Vec<i64> = begin.iter().zip(end).map(|(&begin, &end)| begin.min(end)).collect();
+    let more = |side: &[i64]| -> Vec<i64> { side.iter().zip(&both).map(|(&side, &both)| side - both).collect() };
+    let x = pad(x, &more(begin), &more(end), 0.0)?;
+    Ok(x.f_convolution(weight, bias, strides, &both, dilations, false, &none, groups)?)
+}
+
+/// What the attributes of ConvTranspose leave open until the input's size is known.
+struct Transposed {
+    window: Window,
+    groups: i64,
+    output_padding: Option<Vec<i64>>,
+    output_shape: Option<Vec<i64>>,
+}
+
+fn conv_transpose(node: &Node<'_>) -> Result<Kernel> {
+    let transposed = Transposed {
+        window: Window::of(node)?,
+        groups: groups(node)?,
+        output_padding: node.ints("output_padding")?,
+        output_shape: node.ints("output_shape")?,
+    };
+    one(move |call| transposed.run(call))
+}
+
+impl Transposed {
+    /// onnx: ConvTranspose-11. `output = stride * (input - 1) + output_padding + extent - begin - end`, where `output_shape`
+    /// or `auto_pad` gives the output and `begin` and `end` follow.
+    fn run(&self, call: &Call<'_>) -> Result<Tensor> {
+        let (x, weight, bias) = (call.input(0)?, call.input(1)?, call.optional(2));
+        let (inputs, kernel) = (spatial(x)?, spatial(weight)?);
+        let rank = inputs.len();
+        let mut geometry = self.window.steps(&kernel)?;
+        let extra = self.output_padding.clone().unwrap_or_else(|| vec![0; rank]);
+        if extra.len() != rank || kernel.len() != rank || extra.iter().any(|&pad| pad < 0) {
+            return Err(Error::malformed("output_padding or the kernel does not fit the input"));
+        }
+        let same = !matches!(self.window.padding, Padding::Explicit(_));
+        let wanted = match &self.output_shape {
+            // Old files name batch and channels, too.
+            Some(shape) if shape.len() >= rank => Some(shape[shape.len() - rank..].to_vec()),
+            Some(shape) => return Err(Error::malformed(format!("output_shape {shape:?} for {rank} spatial axes"))),
+            None if same => Some(inputs.iter().zip(&geometry.strides).map(|(&size, &stride)| size * stride).collect()),
+            None => None,
+        };
+        match wanted {
+            None => geometry = self.window.over(&inputs, &kernel)?,
+            Some(wanted) => {
+                for axis in 0..rank {
+                    let full = geometry.strides[axis] * (inputs[axis] - 1) + extra[axis] + geometry.extent(axis);
+                    let total = full.saturating_sub(wanted[axis]);
+                    let less = if total < 0 { 0 } else { total / 2 };
+                    let upper = matches!(self.window.padding, Padding::SameUpper);
+                    let begin = if upper || total < 0 { less } else { total - less };
+                    (geometry.begin[axis], geometry.end[axis]) = (begin, total - begin);
+                }
+            }
+        }
+        let Geometry { strides, dilations, begin, end, .. } = &geometry;
+        let small = (0..rank).all(|axis| extra[axis] < strides[axis].max(dilations[axis]) && begin[axis] >= 0);
+        if geometry.is_symmetric() && small {
+            return Ok(x.f_convolution(weight, bias, strides, begin, dilations, true, &extra, self.groups)?);
+        }
+        // Otherwise everything is computed, then cropped or filled up; the filling has to carry the bias, too.
+        let none = vec![0; rank];
+        let y = x.f_convolution(weight, None::<&Tensor>, strides, &none, dilations, true, &none, self.groups)?;
+        let begin: Vec<i64> = begin.iter().map(|&begin| -begin).collect();
+        let end: Vec<i64> = end.iter().zip(&extra).map(|(&end, &extra)| extra - end).collect();
+        let y = pad(&y, &begin, &end, 0.0)?;
+        let Some(bias) = bias else { return Ok(y) };
+        let mut shape = vec![-1];
+        shape.extend(std::iter::repeat_n(1, rank));
+        Ok(y.f_add(&bias.f_reshape(shape)?)?)
+    }
+}
+
+/// Computed in double precision, which holds every sum of 8-bit products exactly.
+fn conv_integer(node: &Node<'_>) -> Result<Kernel> {
+    let window = Window::of(node)?;
+    let groups = groups(node)?;
+    one(move |call| {
+        let x = centred(call.input(0)?, call.optional(2), None)?;
+        // The weight's zero points may be one for each output channel.
+        let weight = centred(call.input(1)?, call.optional(3), Some(0))?;
+        Ok(convolve(&x, &weight, None, &window, groups)?.f_to_kind(crate::tensor::Kind::Int)?)
+    })
+}
+
+/// A quantised tensor without its zero point (a scalar, or a list along `axis`), in double precision.
+pub(super) fn centred(x: &Tensor, zero_point: Option<&Tensor>, axis: Option<i64>) -> Result<Tensor> {
+    if !is_whole(x.f_kind()?) {
+        return Err(Error::malformed("a quantised operand has to hold integers"));
+    }
+    let x = x.f_to_kind(crate::tensor::Kind::Double)?;
+    let Some(zero) = zero_point else { return Ok(x) };
+    let zero = zero.f_to_device(x.device())?.f_to_kind(crate::tensor::Kind::Double)?;
+    if zero.numel() == 1 {
+        return Ok(x.f_sub(&zero.f_reshape([0_i64; 0])?)?);
+    }
+    let Some(axis) = axis else { return Ok(x.f_sub(&zero)?) };
+    let mut shape = vec![1; x.dim()];
+    let axis = usize::try_from(super::axis_in(axis, x.dim())?).map_err(Error::malformed)?;
+    *shape.get_mut(axis).ok_or_else(|| Error::malformed("a zero point for a scalar"))? = -1;
+    Ok(x.f_sub(&zero.f_reshape(shape)?)?)
+}

@@ -14,20 +14,33 @@ use crate::tensor::{Tensor, to_f64s, to_i64s};
 
 pub mod activation;
 pub mod arithmetic;
+pub mod attention;
+pub mod bitwise;
 pub mod cast;
 pub mod compare;
 pub mod concat;
+pub mod constant;
 pub mod conv;
 pub mod dropout;
+pub mod gather;
 pub mod index;
+pub mod math;
 pub mod matmul;
 pub mod norm;
 pub mod pad;
 pub mod pool;
+pub mod quant;
 pub mod reduce;
 pub mod resize;
+pub mod scatter;
 pub mod shape;
+pub mod slice;
 pub mod softmax;
+pub mod statistics;
+
+mod operands;
+mod values;
+mod window;
 
 /// Whether batch statistics (and dropout) are live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,20 +206,29 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
     [
         activation::OPS,
         arithmetic::OPS,
+        attention::OPS,
+        bitwise::OPS,
         cast::OPS,
         compare::OPS,
         concat::OPS,
+        constant::OPS,
         conv::OPS,
         dropout::OPS,
+        gather::OPS,
         index::OPS,
+        math::OPS,
         matmul::OPS,
         norm::OPS,
         pad::OPS,
         pool::OPS,
+        quant::OPS,
         reduce::OPS,
         resize::OPS,
+        scatter::OPS,
         shape::OPS,
+        slice::OPS,
         softmax::OPS,
+        statistics::OPS,
     ]
     .into_iter()
     .flatten()
@@ -263,6 +285,11 @@ impl<'a> Node<'a> {
     /// Whether the output at `index` is wanted.
     pub fn has_output(&self, index: usize) -> bool {
         self.outputs.get(index).copied().unwrap_or(false)
+    }
+
+    /// Whether the attribute is there, of whatever type; this alone does not count as reading it.
+    pub fn has(&self, name: &str) -> bool {
+        self.attributes.iter().any(|a| a.name == name)
     }
 
     fn attribute(&self, name: &str, kind: AttributeType) -> Result<Option<&'a AttributeProto>> {
