@@ -1,6 +1,94 @@
-//! Operators: matmul.
+//! Matrix products.
 
-use super::Op;
+use super::conv::centred;
+use super::operands::{device_of, is_whole, on, pair, variadic};
+use super::{ALL, Call, Kernel, Node, Op, one};
+use crate::error::{Error, Result};
+use crate::tensor::{Kind, Tensor};
 
 /// The rows of this family.
-pub const OPS: &[Op] = &[];
+pub const OPS: &[Op] = &[
+    Op::new("MatMul", 1, 2, |_| {
+        one(|call| {
+            let (a, b) = pair(call)?;
+            Ok(a.f_matmul(&b)?)
+        })
+    })
+    .at_least(2)
+    .weights(ALL)
+    .gradients(ALL),
+    Op::new("Gemm", 1, 3, gemm).at_least(3).weights(ALL).gradients(ALL),
+    Op::new("Gemm", 11, 3, gemm).at_least(2).weights(ALL).gradients(ALL),
+    Op::new("Einsum", 12, usize::MAX, |node| {
+        let Some(equation) = node.text("equation")? else { return Err(Error::malformed("attribute 'equation' is missing")) };
+        one(move |call| Ok(Tensor::f_einsum(&equation, &variadic(call)?, None::<i64>)?))
+    })
+    .weights(ALL)
+    .gradients(ALL),
+    Op::new("MatMulInteger", 10, 4, |_| one(matmul_integer)).at_least(2).gradients(&[]),
+];
+
+/// `alpha * A' * B' + beta * C`, where C broadcasts to the product's shape.
+#[derive(Debug, Clone, Copy)]
+struct Gemm {
+    alpha: f64,
+    beta: f64,
+    transpose_a: bool,
+    transpose_b: bool,
+    /// Below opset 7, C broadcasts only if the node says so.
+    exact: bool,
+}
+
+fn gemm(node: &Node<'_>) -> Result<Kernel> {
+    let gemm = Gemm {
+        alpha: node.float_or("alpha", 1.0)?,
+        beta: node.float_or("beta", 1.0)?,
+        transpose_a: node.flag("transA")?,
+        transpose_b: node.flag("transB")?,
+        exact: node.opset < 7 && !node.flag("broadcast")?,
+    };
+    one(move |call| gemm.run(call))
+}
+
+impl Gemm {
+    fn run(self, call: &Call<'_>) -> Result<Tensor> {
+        let (a, b) = pair(call)?;
+        if a.dim() != 2 || b.dim() != 2 {
+            return Err(Error::malformed(format!("A of shape {:?} and B of shape {:?} are not matrices", a.size(), b.size())));
+        }
+        let c = call.optional(2).map(|c| on(c, device_of([&a, c]))).transpose()?;
+        let plain = self.alpha == 1.0 && self.beta == 1.0;
+        if plain && !self.transpose_a && self.transpose_b && !is_whole(a.f_kind()?) {
+            if c.as_ref().is_none_or(|c| c.dim() == 1 && c.size().first() == b.size().first()) {
+                return Ok(a.f_linear(&b, c.as_ref())?);
+            }
+        }
+        let a = if self.transpose_a { a.f_tr()? } else { a };
+        let b = if self.transpose_b { b.f_tr()? } else { b };
+        let product = scaled(&a.f_mm(&b)?, self.alpha)?;
+        let Some(c) = c else { return Ok(product) };
+        let shape = product.size();
+        if self.exact && c.size() != shape {
+            return Err(Error::malformed(format!("C of shape {:?} where {shape:?} is expected", c.size())));
+        }
+        let c = scaled(&c, self.beta)?.f_expand(&shape, false)?;
+        Ok(product.f_add(&c)?)
+    }
+}
+
+/// Integer operands stay integers.
+fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
+    if factor == 1.0 {
+        return Ok(x.shallow_clone());
+    }
+    Ok(x.f_mul_scalar(factor)?.f_to_kind(x.f_kind()?)?)
+}
+
+/// Computed in double precision, which holds every sum of 8-bit products exactly. Zero points may be one for each row of A and
+/// one for each column of B.
+fn matmul_integer(call: &Call<'_>) -> Result<Tensor> {
+    let (a, b) = pair(call)?;
+    let a = centred(&a, call.optional(2), Some(if a.dim() < 2 { -1 } else { -2 }))?;
+    let b = centred(&b, call.optional(3), Some(-1))?;
+    Ok(a.f_matmul(&b)?.f_to_kind(Kind::Int)?)
+}

@@ -1,6 +1,174 @@
-//! Operators: quant.
+//! Quantisation to and from small integers.
 
-use super::Op;
+use super::conv::{centred, convolve};
+use super::operands::{dim, is_whole, on};
+use super::values::kind_attribute;
+use super::window::Window;
+use super::{Call, Kernel, Node, Op, axis_in, one};
+use crate::error::{Error, Result};
+use crate::tensor::{Kind, Tensor};
 
 /// The rows of this family.
-pub const OPS: &[Op] = &[];
+pub const OPS: &[Op] = &[
+    Op::new("QuantizeLinear", 10, 3, quantize).at_least(2).gradients(&[]),
+    Op::new("DequantizeLinear", 10, 3, dequantize).at_least(2).gradients(&[1]),
+    Op::new("DynamicQuantizeLinear", 11, 1, |_| Ok(Box::new(dynamic))).outputs(3).gradients(&[]),
+    Op::new("QLinearMatMul", 10, 8, |_| one(matmul)).at_least(8).gradients(&[]),
+    Op::new("QLinearConv", 10, 9, conv).at_least(8).gradients(&[]),
+];
+
+/// How scales and zero points lie along the data.
+#[derive(Debug, Clone, Copy)]
+struct Grain {
+    axis: i64,
+    /// Elements that share a scale along the axis; 0 for one scale each (or one for all).
+    block: i64,
+}
+
+impl Grain {
+    fn of(node: &Node<'_>) -> Result<Grain> {
+        let axis = if node.opset >= 13 { node.int_or("axis", 1)? } else { 1 };
+        let block = if node.opset >= 21 { node.int_or("block_size", 0)? } else { 0 };
+        if block < 0 {
+            return Err(Error::malformed(format!("block_size {block} is negative")));
+        }
+        Ok(Grain { axis, block })
+    }
+
+    /// A scale or zero point in a shape that broadcasts to the data's.
+    fn spread(self, tensor: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let tensor = on(tensor, x.device())?;
+        if tensor.numel() == 1 && self.block == 0 {
+            return Ok(tensor.f_reshape([0_i64; 0])?);
+        }
+        let axis = axis_in(self.axis, x.dim())?;
+        if self.block == 0 {
+            if tensor.dim() != 1 {
+                return Err(Error::malformed(format!("a scale of shape {:?} without block_size", tensor.size())));
+            }
+            let mut shape = vec![1; x.dim()];
+            shape[usize::try_from(axis).map_err(Error::malformed)?] = -1;
+            return Ok(tensor.f_reshape(shape)?);
+        }
+        let repeated = tensor.f_repeat_interleave_self_int(self.block, axis, None::<i64>)?;
+        Ok(repeated.f_narrow(axis, 0, dim(&x.size(), axis)?)?)
+    }
+}
+
+/// The least and greatest number of a quantised type. No quantised type is 32 bits wide: Int stands for unsigned 16 bits.
+fn bounds(kind: Kind) -> Result<(f64, f64)> {
+    Ok(match kind {
+        Kind::Uint8 => (0.0, 255.0),
+        Kind::Int8 => (-128.0, 127.0),
+        Kind::Int16 => (-32768.0, 32767.0),
+        Kind::Int => (0.0, 65535.0),
+        other => return Err(Error::unsupported(format!("quantisation to {other:?} is not supported"))),
+    })
+}
+
+/// `saturate(round(x / scale) + zero_point)`, ties to even.
+fn quantized(ratio: &Tensor, zero: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
+    let (least, greatest) = bounds(kind)?;
+    let mut y = ratio.f_to_kind(Kind::Double)?.f_round()?;
+    if let Some(zero) = zero {
+        y = y.f_add(&zero.f_to_kind(Kind::Double)?)?;
+    }
+    Ok(y.f_clamp(least, greatest)?.f_to_kind(Kind::Int64)?.f_to_kind(kind)?)
+}
+
+fn quantize(node: &Node<'_>) -> Result<Kernel> {
+    let grain = Grain::of(node)?;
+    node.ignore("saturate");
+    let kind = if node.opset >= 21 { kind_attribute(node, "output_dtype")? } else { None };
+    if node.int_or("precision", 0)? != 0 {
+        return node.unsupported("precision");
+    }
+    one(move |call| {
+        let (x, scale, zero) = (call.input(0)?, call.input(1)?, call.optional(2));
+        let kind = match (zero, kind) {
+            (Some(zero), _) => zero.f_kind()?,
+            (None, Some(kind)) => kind,
+            (None, None) => Kind::Uint8,
+        };
+        let ratio = x.f_to_kind(if is_whole(x.f_kind()?) { scale.f_kind()? } else { x.f_kind()? })?;
+        let ratio = ratio.f_div(&grain.spread(scale, x)?)?;
+        quantized(&ratio, zero.map(|zero| grain.spread(zero, x)).transpose()?.as_ref(), kind)
+    })
+}
+
+/// `(x - zero_point) * scale`, in the scale's type.
+fn dequantize(node: &Node<'_>) -> Result<Kernel> {
+    let grain = Grain::of(node)?;
+    let kind = if node.opset >= 23 { kind_attribute(node, "output_dtype")? } else { None };
+    one(move |call| {
+        let (x, scale) = (call.input(0)?, call.input(1)?);
+        if !is_whole(x.f_kind()?) {
+            return Err(Error::unsupported("DequantizeLinear of floating-point numbers is not supported"));
+        }
+        let mut whole = x.f_to_kind(Kind::Int64)?;
+        if let Some(zero) = call.optional(2) {
+            whole = whole.f_sub(&grain.spread(zero, x)?.f_to_kind(Kind::Int64)?)?;
+        }
+        let y = whole.f_to_kind(scale.f_kind()?)?.f_mul(&grain.spread(scale, x)?)?;
+        Ok(y.f_to_kind(kind.map_or_else(|| scale.f_kind(), Ok)?)?)
+    })
+}
+
+/// onnx: DynamicQuantizeLinear-11: the range of the data, widened to hold zero, spread over 0..=255.
+fn dynamic(call: &Call<'_>) -> Result<Vec<Tensor>> {
+    let x = call.input(0)?;
+    let (low, high) = (x.f_min()?.f_clamp_max(0.0)?, x.f_max()?.f_clamp_min(0.0)?);
+    let scale = high.f_sub(&low)?.f_div_scalar(255.0)?;
+    let zero = low.f_neg()?.f_div(&scale)?.f_clamp(0.0, 255.0)?.f_round()?;
+    let y = quantized(&x.f_div(&scale)?, Some(&zero), Kind::Uint8)?;
+    Ok(vec![y, scale, zero.f_to_kind(Kind::Uint8)?])
+}
+
+/// A scale as a tensor that broadcasts along `axis` of a tensor of rank `rank`.
+fn scale_along(scale: &Tensor, axis: usize, rank: usize) -> Result<Tensor> {
+    let scale = scale.f_to_kind(Kind::Double)?;
+    if scale.numel() == 1 {
+        return Ok(scale.f_reshape([0_i64; 0])?);
+    }
+    if scale.dim() != 1 {
+        return Ok(scale);
+    }
+    let mut shape = vec![1; rank];
+    *shape.get_mut(axis).ok_or_else(|| Error::malformed("a list of scales for a scalar"))? = -1;
+    Ok(scale.f_reshape(shape)?)
+}
+
+fn matmul(call: &Call<'_>) -> Result<Tensor> {
+    let (a, b) = (call.input(0)?, call.input(3)?);
+    let real_a = centred(a, Some(call.input(2)?), Some(if a.dim() < 2 { -1 } else { -2 }))?;
+    let real_b = centred(b, Some(call.input(5)?), Some(-1))?;
+    let real_a = real_a.f_mul(&scale_along(call.input(1)?, a.dim().saturating_sub(2), a.dim())?)?;
+    let real_b = real_b.f_mul(&scale_along(call.input(4)?, b.dim().saturating_sub(1), b.dim())?)?;
+    let product = real_a.f_matmul(&real_b)?;
+    requantized(call, &product)
+}
+
+/// By the output's scale and zero point, inputs 6 and 7.
+fn requantized(call: &Call<'_>, real: &Tensor) -> Result<Tensor> {
+    let (scale, zero) = (call.input(6)?, call.input(7)?);
+    if scale.numel() != 1 || zero.numel() != 1 {
+        return Err(Error::unsupported("an output scale for each row is not supported"));
+    }
+    let plain = |tensor: &Tensor| -> Result<Tensor> { Ok(on(tensor, real.device())?.f_reshape([0_i64; 0])?) };
+    quantized(&real.f_div(&plain(scale)?.f_to_kind(Kind::Double)?)?, Some(&plain(zero)?), zero.f_kind()?)
+}
+
+fn conv(node: &Node<'_>) -> Result<Kernel> {
+    let window = Window::of(node)?;
+    let groups = node.int_or("group", 1)?;
+    one(move |call| {
+        let (x, weight) = (call.input(0)?, call.input(3)?);
+        let real_x = centred(x, Some(call.input(2)?), None)?;
+        let real_weight = centred(weight, Some(call.input(5)?), Some(0))?;
+        let bias = call.optional(8).map(|bias| bias.f_to_kind(Kind::Double)).transpose()?;
+        let sum = convolve(&real_x, &real_weight, bias.as_ref(), &window, groups)?;
+        // The bias is quantised by the product of both scales, so the scales apply to the sum.
+        let scale = scale_along(call.input(4)?, 1, sum.dim())?.f_mul(&scale_along(call.input(1)?, 1, sum.dim())?)?;
+        requantized(call, &sum.f_mul(&on(&scale, sum.device())?)?)
+    })
+}
