@@ -4,7 +4,7 @@ use super::operands::{dim, on};
 use super::values::kind_attribute;
 use super::{Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Device, Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
@@ -72,7 +72,11 @@ impl Attention {
         #[expect(clippy::cast_precision_loss, reason = "a head's size is small")]
         let scale = self.scale.unwrap_or_else(|| 1.0 / (dim(&q.size(), 3).unwrap_or(1) as f64).sqrt());
         let bias = self.bias(call, &q, &k)?;
-        let (y, shown) = if bias.is_none() && self.softcap == 0.0 && self.shown.is_none() && self.softmax_kind.is_none() {
+        // The CPU's kernels for half precision round at every step.
+        let wide = if matches!(kind, Kind::Half | Kind::BFloat16) && q.device() == Device::Cpu { Kind::Float } else { kind };
+        let (q, k, v) = (q.f_to_kind(wide)?, k.f_to_kind(wide)?, v.f_to_kind(wide)?);
+        let plain = bias.is_none() && self.softcap == 0.0 && self.shown.is_none() && self.softmax_kind.is_none();
+        let (y, shown) = if plain {
             let y = Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, scale, false)?;
             (y, None)
         } else {
@@ -87,7 +91,7 @@ impl Attention {
                 Some(bias) => capped.f_add(bias)?,
                 None => capped.shallow_clone(),
             };
-            let shares = softmax(&biased.f_to_kind(self.softmax_kind.unwrap_or(kind))?, bias.is_some())?.f_to_kind(kind)?;
+            let shares = softmax(&biased.f_to_kind(self.softmax_kind.unwrap_or(wide))?, bias.is_some())?.f_to_kind(wide)?;
             let shown = match self.shown {
                 Some(0) => Some(raw),
                 Some(1) => Some(capped),
@@ -97,7 +101,8 @@ impl Attention {
             };
             (shares.f_matmul(&v)?, shown)
         };
-        let y = if flat { y.f_transpose(1, 2)?.f_flatten(2, 3)? } else { y };
+        let y = if flat { y.f_transpose(1, 2)?.f_flatten(2, 3)? } else { y }.f_to_kind(kind)?;
+        let shown = shown.map(|shown| shown.f_to_kind(kind)).transpose()?;
         Ok([y, key, value].into_iter().chain(shown).collect())
     }
 

@@ -14,7 +14,8 @@ pub const OPS: &[Op] = &[
     Op::new("BitShift", 11, 2, |node| {
         let direction = node.text_or("direction", "")?;
         match direction.as_str() {
-            "LEFT" => one(|call| binary(call, left)),
+            "LEFT" if node.opset < 28 => one(|call| binary(call, |a, b| left(a, b, false))),
+            "LEFT" => one(|call| binary(call, |a, b| left(a, b, true))),
             "RIGHT" => one(|call| binary(call, right)),
             _ => node.unsupported(format!("direction '{direction}'")),
         }
@@ -37,17 +38,20 @@ fn not(call: &Call<'_>) -> Result<Tensor> {
     }
 }
 
-/// ONNX shifts unsigned integers only; those of 16 and 32 bits are held in wider kinds.
-fn left(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// Below opset 28 ONNX shifts unsigned integers only, of which those of 16 and 32 bits are held in wider kinds. Where a result
+/// would depend on which of two types a kind holds, it is refused.
+fn left(a: &Tensor, b: &Tensor, signed: bool) -> Result<Tensor> {
     let shifted = a.f_bitwise_left_shift(b)?;
-    match shifted.f_kind()? {
-        Kind::Int => Ok(shifted.f_bitwise_and(0xffff)?),
-        Kind::Int64 if shifted.numel() > 0 => {
-            let beyond = shifted.f_max()?.f_int64_value(&[])? > 0xffff_ffff || shifted.f_min()?.f_int64_value(&[])? < 0;
-            if beyond { Err(Error::unsupported("BitShift beyond 32 bits is not supported")) } else { Ok(shifted) }
-        }
-        _ => Ok(shifted),
+    let narrow = match shifted.f_kind()? {
+        Kind::Int if !signed => return Ok(shifted.f_bitwise_and(0xffff)?),
+        Kind::Int => 0xffff,
+        Kind::Int64 => 0xffff_ffff,
+        _ => return Ok(shifted),
+    };
+    if shifted.numel() > 0 && (shifted.f_max()?.f_int64_value(&[])? > narrow || shifted.f_min()?.f_int64_value(&[])? < 0) {
+        return Err(Error::unsupported(format!("BitShift to the left of {narrow:#x} is not supported")));
     }
+    Ok(shifted)
 }
 
 fn right(a: &Tensor, b: &Tensor) -> Result<Tensor> {

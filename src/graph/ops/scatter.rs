@@ -54,7 +54,7 @@ fn scatter_elements(node: &Node<'_>) -> Result<Kernel> {
         Ok(match reduction {
             Reduction::Replace => x.f_scatter(axis, &index, &updates)?,
             Reduction::Add => x.f_scatter_add(axis, &index, &updates)?,
-            Reduction::By(name) => x.f_scatter_reduce(axis, &index, &updates, name)?,
+            Reduction::By(name) => x.f_internal_scatter_reduce(axis, &index, &updates, name, true)?,
         })
     })
 }
