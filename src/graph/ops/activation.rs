@@ -62,19 +62,22 @@ fn swish(x: &Tensor, alpha: f64) -> Result<Tensor> {
     if alpha == 1.0 { Ok(x.f_silu()?) } else { Ok(x.f_mul_scalar(alpha)?.f_sigmoid()?.f_mul(x)?) }
 }
 
-/// `x` above zero, `slope * x` below. libtorch's leaky_relu has no slope in its binding.
+/// `x` above zero, `alpha * x` below. The binding of libtorch's leaky_relu knows one slope only, PReLU any.
 fn leaky_relu(node: &Node<'_>) -> Result<Kernel> {
     node.ignore("consumed_inputs");
-    let alpha = node.float_or("alpha", 0.01)?;
+    let alpha = node.float_or("alpha", f64::from(0.01_f32))?;
     one(move |call| {
         let x = call.input(0)?;
-        Ok(x.f_relu()?.f_add(&x.f_clamp_max(0.0)?.f_mul_scalar(alpha)?)?)
+        Ok(x.f_prelu(&Tensor::f_full([1], alpha, (x.f_kind()?, x.device()))?)?)
     })
 }
 
 /// `gamma * x` above zero, `gamma * alpha * (exp(x) - 1)` below.
 fn elu(node: &Node<'_>, alpha: f64, gamma: f64) -> Result<Kernel> {
     node.ignore("consumed_inputs");
+    if alpha == 1.0 && gamma == 1.0 {
+        return unary(node, Tensor::f_elu);
+    }
     one(move |call| {
         let x = call.input(0)?;
         // Clamped first, so that exp overflows nowhere: neither its value nor its gradient.

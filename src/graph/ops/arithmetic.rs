@@ -3,7 +3,7 @@
 use super::operands::{Align, device_of, is_whole, on, variadic};
 use super::{ALL, Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
-use crate::tensor::{Device, Kind, Tensor, is_float, to_f64s, to_i64s};
+use crate::tensor::{Device, Kind, Tensor, is_float, to_i64s};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
@@ -38,10 +38,10 @@ fn div(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 fn pow(base: &Tensor, exponent: &Tensor) -> Result<Tensor> {
     let kind = base.f_kind()?;
     // A lone exponent is read, because squaring is far cheaper than the general power and has gradients at zero.
-    if exponent.dim() == 0 && exponent.device() == Device::Cpu && !exponent.requires_grad() && is_float(kind) {
-        if let [exponent] = to_f64s(exponent)?.as_slice() {
-            return Ok(base.f_pow_tensor_scalar(*exponent)?);
-        }
+    let lone = exponent.dim() == 0 && exponent.device() == Device::Cpu && !exponent.requires_grad();
+    if lone && is_float(kind) {
+        let exponent = exponent.f_double_value(&[])?;
+        return Ok(base.f_pow_tensor_scalar(exponent)?);
     }
     if is_whole(kind) && !is_whole(exponent.f_kind()?) {
         return Ok(base.f_to_kind(Kind::Double)?.f_pow(&exponent.f_to_kind(Kind::Double)?)?.f_to_kind(kind)?);

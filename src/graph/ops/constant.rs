@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::operands::elements;
+use super::operands::new_elements;
 use super::values::constant_tensor;
 use super::{Flow, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ fn constant_of_shape(node: &Node<'_>) -> Result<Kernel> {
     let value = Mutex::new(value.f_reshape([0_i64; 0])?);
     one(move |call| {
         let shape = call.ints(0)?;
-        elements(&shape)?;
+        new_elements(&shape)?;
         let value = value.lock().map_err(|_| Error::unexpected("a constant was lost"))?;
         Ok(value.f_expand(shape, false)?.f_contiguous()?)
     })

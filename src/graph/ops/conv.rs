@@ -1,7 +1,7 @@
 //! Convolutions.
 
 use super::operands::is_whole;
-use super::window::{Geometry, Padding, Window, pad, spatial};
+use super::window::{Geometry, Padding, Window, bounded, pad, spatial};
 use super::{Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -54,8 +54,8 @@ fn conv_transpose(node: &Node<'_>) -> Result<Kernel> {
     let transposed = Transposed {
         window: Window::of(node)?,
         groups: groups(node)?,
-        output_padding: node.ints("output_padding")?,
-        output_shape: node.ints("output_shape")?,
+        output_padding: bounded("output_padding", node.ints("output_padding")?, 0)?,
+        output_shape: bounded("output_shape", node.ints("output_shape")?, 1)?,
     };
     one(move |call| transposed.run(call))
 }
@@ -69,7 +69,7 @@ impl Transposed {
         let rank = inputs.len();
         let mut geometry = self.window.steps(&kernel)?;
         let extra = self.output_padding.clone().unwrap_or_else(|| vec![0; rank]);
-        if extra.len() != rank || kernel.len() != rank || extra.iter().any(|&pad| pad < 0) {
+        if extra.len() != rank || kernel.len() != rank {
             return Err(Error::malformed("output_padding or the kernel does not fit the input"));
         }
         let same = !matches!(self.window.padding, Padding::Explicit(_));

@@ -3,7 +3,7 @@
 use super::operands::{device_of, dim, elements, indices, on};
 use super::{Call, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
-use crate::tensor::{Device, Tensor, to_i64s};
+use crate::tensor::{Device, Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
@@ -21,12 +21,11 @@ fn gather(node: &Node<'_>) -> Result<Kernel> {
         let size = dim(&shape, axis)?;
         // A lone index on the CPU is a view: the class token of a vision transformer, one number of a shape.
         if index.dim() == 0 && index.device() == Device::Cpu {
-            if let [at] = to_i64s(index)?.as_slice() {
-                if !(-size..size).contains(at) {
-                    return Err(Error::malformed(format!("index {at} is outside an axis of size {size}")));
-                }
-                return Ok(x.f_select(axis, *at)?);
+            let at = index.f_int64_value(&[])?;
+            if !(-size..size).contains(&at) {
+                return Err(Error::malformed(format!("index {at} is outside an axis of size {size}")));
             }
+            return Ok(x.f_select(axis, at)?);
         }
         let device = device_of([x, index]);
         let flat = indices(index, size, device)?.f_reshape([-1])?;
@@ -51,7 +50,7 @@ fn gather_elements(node: &Node<'_>) -> Result<Kernel> {
 
 /// Index tuples `[..., k]` into the first `k` axes of a shape, as row numbers `[rows]` of the tensor flattened over those axes.
 pub(super) fn row_numbers(index: &Tensor, sizes: &[i64], device: Device) -> Result<Tensor> {
-    let mut rows = Tensor::f_zeros(index.f_select(-1, 0)?.size(), (crate::tensor::Kind::Int64, device))?;
+    let mut rows = Tensor::f_zeros(index.f_select(-1, 0)?.size(), (Kind::Int64, device))?;
     for (place, &size) in (0..).zip(sizes) {
         let at = indices(&index.f_select(-1, place)?, size, device)?;
         rows = rows.f_mul_scalar(size)?.f_add(&at)?;
@@ -84,7 +83,7 @@ fn gather_tuples(call: &Call<'_>, batch: usize) -> Result<Tensor> {
     let device = device_of([x, index]);
     let (batches, rows) = (elements(&shape[..batch])?, elements(indexed)?);
     let numbers = row_numbers(index, indexed, device)?.f_reshape([batches, -1])?;
-    let offsets = Tensor::f_arange(batches, (crate::tensor::Kind::Int64, device))?.f_mul_scalar(rows)?.f_unsqueeze(1)?;
+    let offsets = Tensor::f_arange(batches, (Kind::Int64, device))?.f_mul_scalar(rows)?.f_unsqueeze(1)?;
     let mut flat = vec![batches * rows];
     flat.extend(rest);
     let picked = on(x, device)?.f_reshape(flat)?.f_index_select(0, &numbers.f_add(&offsets)?.f_reshape([-1])?)?;

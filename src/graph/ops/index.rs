@@ -1,6 +1,6 @@
 //! Choosing, ordering and counting elements: OneHot, NonZero, Compress, TopK, ArgMax, CumSum and the like.
 
-use super::operands::{device_of, dim, elements, is_whole, on};
+use super::operands::{device_of, dim, elements, is_whole, new_elements, on};
 use super::values::kind_attribute;
 use super::{Call, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
@@ -174,19 +174,22 @@ fn range(call: &Call<'_>) -> Result<Tensor> {
             call.ints(index)?.first().copied().ok_or_else(|| Error::malformed("an input of Range is empty"))
         };
         let (start, limit, delta) = (number(0)?, number(1)?, number(2)?);
-        let span = limit.checked_sub(start).filter(|_| delta != 0).ok_or_else(|| Error::malformed("Range never ends"))?;
-        let count = if (span > 0) == (delta > 0) { span.abs() / delta.abs() + i64::from(span % delta != 0) } else { 0 };
-        elements(&[count])?;
+        if delta == 0 {
+            return Err(Error::malformed("Range never ends"));
+        }
+        let (span, wide) = (i128::from(limit) - i128::from(start), i128::from(delta));
+        let count = span / wide + i128::from(span % wide != 0 && (span > 0) == (delta > 0));
+        let count = i64::try_from(count.max(0)).map_err(Error::malformed)?;
+        new_elements(&[count])?;
         let steps = Tensor::f_arange(count, (Kind::Int64, Device::Cpu))?;
         return Ok(steps.f_mul_scalar(delta)?.f_add_scalar(start)?.f_to_kind(kind)?);
     }
     let number = |index: usize| single(&to_f64s(call.input(index)?)?);
     let (start, limit, delta) = (number(0)?, number(1)?, number(2)?);
     let count = ((limit - start) / delta).ceil().max(0.0);
-    if !count.is_finite() || count > 1e12 {
-        return Err(Error::malformed("Range never ends"));
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "whole and checked above")]
-    let steps = Tensor::f_arange(count as i64, (Kind::Double, Device::Cpu))?;
+    #[expect(clippy::cast_possible_truncation, reason = "whole; what does not fit is refused")]
+    let count = if count.is_finite() { count as i64 } else { i64::MAX };
+    new_elements(&[count])?;
+    let steps = Tensor::f_arange(count, (Kind::Double, Device::Cpu))?;
     Ok(steps.f_mul_scalar(delta)?.f_add_scalar(start)?.f_to_kind(kind)?)
 }

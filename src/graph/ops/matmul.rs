@@ -57,11 +57,10 @@ impl Gemm {
             return Err(Error::malformed(format!("A of shape {:?} and B of shape {:?} are not matrices", a.size(), b.size())));
         }
         let c = call.optional(2).map(|c| on(c, device_of([&a, c]))).transpose()?;
-        let plain = self.alpha == 1.0 && self.beta == 1.0;
-        if plain && !self.transpose_a && self.transpose_b && !is_whole(a.f_kind()?) {
-            if c.as_ref().is_none_or(|c| c.dim() == 1 && c.size().first() == b.size().first()) {
-                return Ok(a.f_linear(&b, c.as_ref())?);
-            }
+        let plain = self.alpha == 1.0 && self.beta == 1.0 && !self.transpose_a && self.transpose_b;
+        let fits = |c: &Tensor| c.dim() == 1 && c.size().first() == b.size().first();
+        if plain && !is_whole(a.f_kind()?) && c.as_ref().is_none_or(fits) {
+            return Ok(a.f_linear(&b, c.as_ref())?);
         }
         let a = if self.transpose_a { a.f_tr()? } else { a };
         let b = if self.transpose_b { b.f_tr()? } else { b };

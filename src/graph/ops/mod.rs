@@ -39,6 +39,10 @@ pub mod softmax;
 pub mod statistics;
 
 mod operands;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod values;
 mod window;
 

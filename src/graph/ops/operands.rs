@@ -126,16 +126,26 @@ pub(super) fn dim(shape: &[i64], axis: i64) -> Result<i64> {
         .ok_or_else(|| Error::malformed(format!("axis {axis} is outside shape {shape:?}")))
 }
 
-/// The number of elements that a shape from a file asks for.
+/// The number of elements of a shape that a file asks for.
 ///
 /// # Errors
-/// Malformed for negative sizes and for more elements than a machine can address.
+/// Malformed for negative sizes and for more elements than any activation of a classifier has (2^31).
 pub(super) fn elements(shape: &[i64]) -> Result<i64> {
+    at_most(shape, 1 << 31)
+}
+
+/// As [`elements`] for a tensor that is made of nothing but its shape, where a few bytes of a file can ask for any amount of
+/// memory: at most 2^28.
+pub(super) fn new_elements(shape: &[i64]) -> Result<i64> {
+    at_most(shape, 1 << 28)
+}
+
+fn at_most(shape: &[i64], limit: i64) -> Result<i64> {
     shape
         .iter()
         .try_fold(1_i64, |total, &size| if size < 0 { None } else { total.checked_mul(size) })
-        .filter(|&total| total <= i64::MAX / 16)
-        .ok_or_else(|| Error::malformed(format!("no tensor can have shape {shape:?}")))
+        .filter(|&total| total <= limit)
+        .ok_or_else(|| Error::malformed(format!("a tensor of shape {shape:?} is refused: it may hold {limit} elements")))
 }
 
 /// Whether a kind holds whole numbers or booleans.

@@ -50,8 +50,9 @@ impl Grain {
             shape[usize::try_from(axis).map_err(Error::malformed)?] = -1;
             return Ok(tensor.f_reshape(shape)?);
         }
-        let repeated = tensor.f_repeat_interleave_self_int(self.block, axis, None::<i64>)?;
-        Ok(repeated.f_narrow(axis, 0, dim(&x.size(), axis)?)?)
+        let size = dim(&x.size(), axis)?;
+        let repeated = tensor.f_repeat_interleave_self_int(self.block.min(size), axis, None::<i64>)?;
+        Ok(repeated.f_narrow(axis, 0, size)?)
     }
 }
 

@@ -44,10 +44,10 @@ enum Aspect {
     NotSmaller,
 }
 
-/// Resize-10 and Upsample: pixel corners, and the lower neighbour as the nearest.
+/// Resize-10 and Upsample.
 fn upsample(node: &Node<'_>, scales: impl Fn(&Call<'_>) -> Result<Vec<f64>> + Send + Sync + 'static) -> Result<Kernel> {
     let filter = match node.text_or("mode", "nearest")?.as_str() {
-        "nearest" => Filter::Nearest(Nearest::Floor),
+        "nearest" => Filter::Nearest(Nearest::Simple),
         "linear" | "bilinear" => Filter::Linear { antialias: false },
         other => return node.unsupported(format!("mode '{other}'")),
     };

@@ -183,8 +183,8 @@ fn repeated(x: &Tensor, repeats: &[i64]) -> Result<Tensor> {
 /// The block size and whether the block's axes stand before the depth (`DCR`) or behind it (`CRD`).
 fn blocks(node: &Node<'_>) -> Result<(i64, bool)> {
     let block = node.int_or("blocksize", 0)?;
-    if block <= 0 {
-        return Err(Error::malformed(format!("blocksize {block} is not positive")));
+    if !(1..1 << 16).contains(&block) {
+        return Err(Error::malformed(format!("blocksize {block} is not in 1..65536")));
     }
     match node.text_or("mode", "DCR")?.as_str() {
         "DCR" => Ok((block, true)),

@@ -1,6 +1,7 @@
 //! Sliding windows: what Conv, ConvTranspose and the pools share. Attributes are read once, sizes resolved at run time.
 
 use super::Node;
+use super::operands::elements;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -44,7 +45,8 @@ pub(super) struct Geometry {
 /// Far above any real window, and low enough that no product of two such numbers overflows.
 const LARGEST: i64 = 1 << 24;
 
-fn bounded(name: &str, values: Option<Vec<i64>>, least: i64) -> Result<Option<Vec<i64>>> {
+/// Checks that a list of window numbers lies between `least` and 2^24.
+pub(super) fn bounded(name: &str, values: Option<Vec<i64>>, least: i64) -> Result<Option<Vec<i64>>> {
     match &values {
         Some(found) if found.iter().any(|value| !(least..=LARGEST).contains(value)) => {
             Err(Error::malformed(format!("attribute '{name}' is {found:?}, but has to lie in {least}..{LARGEST}")))
@@ -108,10 +110,10 @@ impl Window {
                 geometry.end.copy_from_slice(&pads[rank..]);
             }
             Padding::SameUpper | Padding::SameLower => {
-                for axis in 0..rank {
+                for (axis, &size) in spatial.iter().enumerate() {
                     let stride = geometry.strides[axis];
-                    let outputs = spatial[axis] / stride + i64::from(spatial[axis] % stride != 0);
-                    let total = ((outputs - 1) * stride + geometry.extent(axis) - spatial[axis]).max(0);
+                    let outputs = size / stride + i64::from(size % stride != 0);
+                    let total = ((outputs - 1) * stride + geometry.extent(axis) - size).max(0);
                     let (less, more) = (total / 2, total - total / 2);
                     let lower = matches!(self.padding, Padding::SameLower);
                     (geometry.begin[axis], geometry.end[axis]) = if lower { (more, less) } else { (less, more) };
@@ -171,6 +173,11 @@ pub(super) fn pad(x: &Tensor, begin: &[i64], end: &[i64], value: f64) -> Result<
     if begin.iter().chain(end).all(|&pad| pad == 0) {
         return Ok(x.shallow_clone());
     }
+    let mut shape = x.size();
+    for ((size, begin), end) in shape.iter_mut().rev().zip(begin.iter().rev()).zip(end.iter().rev()) {
+        *size = size.saturating_add(*begin).saturating_add(*end);
+    }
+    elements(&shape)?;
     // libtorch wants the last axis first.
     let pads: Vec<i64> = begin.iter().zip(end).rev().flat_map(|(&begin, &end)| [begin, end]).collect();
     Ok(x.f_pad(pads, "constant", value)?)

@@ -22,6 +22,8 @@ pub(super) enum Nearest {
     RoundPreferCeil,
     Floor,
     Ceil,
+    /// Opset 10 and below: the lower one when enlarging, the higher one when shrinking.
+    Simple,
 }
 
 /// How neighbours are weighed.
@@ -58,30 +60,30 @@ impl Axis {
         self.input == self.output && self.scale == 1.0 && self.region == (0.0, 1.0)
     }
 
-    /// For each output place the input place that it stands for.
+    /// For each output place the input place that it stands for. In single precision, as ONNX Runtime and PyTorch compute it:
+    /// which of two equally near neighbours is chosen, and what lies just outside, hang on the last bit.
     pub(super) fn places(&self) -> Vec<f64> {
-        let (input, scale) = (self.input as f64, self.scale);
+        let (input, output, scale) = (self.input as f32, self.output as f32, self.scale as f32);
+        // The size before it was rounded, which the official cases of align_corners count with.
         let exact = scale * input;
-        let (start, end) = self.region;
-        (0..self.output)
-            .map(|at| at as f64)
-            .map(|at| match self.coordinates {
-                Coordinates::HalfPixel => (at + 0.5) / scale - 0.5,
-                Coordinates::HalfPixelSymmetric => {
-                    let offset = input / 2.0 * (1.0 - self.output as f64 / exact);
-                    offset + (at + 0.5) / scale - 0.5
-                }
-                Coordinates::PytorchHalfPixel if self.output > 1 => (at + 0.5) / scale - 0.5,
-                Coordinates::PytorchHalfPixel => 0.0,
-                Coordinates::AlignCorners if exact == 1.0 => 0.0,
-                Coordinates::AlignCorners => at * (input - 1.0) / (exact - 1.0),
-                Coordinates::Asymmetric => at / scale,
-                Coordinates::CropAndResize if self.output > 1 => {
-                    start * (input - 1.0) + at * (end - start) * (input - 1.0) / (self.output - 1) as f64
-                }
-                Coordinates::CropAndResize => 0.5 * (start + end) * (input - 1.0),
-            })
-            .collect()
+        let (start, end) = (self.region.0 as f32, self.region.1 as f32);
+        let place = |at: f32| match self.coordinates {
+            Coordinates::HalfPixel => (at + 0.5) / scale - 0.5,
+            Coordinates::HalfPixelSymmetric => {
+                let offset = input / 2.0 * (1.0 - output / exact);
+                offset + (at + 0.5) / scale - 0.5
+            }
+            Coordinates::PytorchHalfPixel if self.output > 1 => (at + 0.5) / scale - 0.5,
+            Coordinates::PytorchHalfPixel => 0.0,
+            Coordinates::AlignCorners if exact == 1.0 => 0.0,
+            Coordinates::AlignCorners => at * (input - 1.0) / (exact - 1.0),
+            Coordinates::Asymmetric => at / scale,
+            Coordinates::CropAndResize if self.output > 1 => {
+                start * (input - 1.0) + at * (end - start) * (input - 1.0) / (output - 1.0)
+            }
+            Coordinates::CropAndResize => 0.5 * (start + end) * (input - 1.0),
+        };
+        (0..self.output).map(|at| f64::from(place(at as f32))).collect()
     }
 
     /// Which places lie outside of the input and take the extrapolation value; `None` where none does.
@@ -96,7 +98,8 @@ impl Axis {
         let choose = |place: f64| match nearest {
             Nearest::RoundPreferFloor => (place - 0.5).ceil(),
             Nearest::RoundPreferCeil => (place + 0.5).floor(),
-            Nearest::Floor => place.floor(),
+            Nearest::Simple if self.scale < 1.0 => place.ceil(),
+            Nearest::Floor | Nearest::Simple => place.floor(),
             Nearest::Ceil => place.ceil(),
         };
         places.iter().map(|&place| (choose(place) as i64).clamp(0, self.input - 1)).collect()
