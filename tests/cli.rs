@@ -315,3 +315,44 @@ fn wrong_input_says_what_to_do() {
     assert_eq!(outcome(&["check", MODEL, "--device", "cuda:99"]).0, 2);
     assert_eq!(outcome(&["frobnicate"]).0, 2);
 }
+
+#[test]
+fn a_sample_is_a_seeded_choice_in_class_folders() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let drawn = DrawOptions { train_per_class: 6, test_per_class: 1, ..DrawOptions::default() };
+    draw(&folder.path().join("drawn"), &drawn, &mut |_| {}).expect("drawing");
+    let from = folder.path().join("drawn/train");
+    let sample = |from: &Path, name: &str, count: &str, seed: &str| {
+        let to = folder.path().join(name);
+        let (code, stderr) = outcome(&["data", "sample", text(from), text(&to), "--per-class", count, "--seed", seed, "--quiet"]);
+        (code, stderr, to)
+    };
+    let names = |root: &Path| {
+        let set = read_folder(root, &FolderOptions::default(), &mut |_| {}).expect("a sample can be read");
+        assert!(set.labels_known());
+        set.names
+    };
+    let (_, _, small) = sample(&from, "small", "2", "7");
+    let (_, _, large) = sample(&from, "large", "4", "7");
+    let (_, _, other) = sample(&from, "other", "4", "8");
+    assert_eq!((names(&small).len(), names(&large).len()), (20, 40));
+    assert!(names(&small).iter().all(|name| names(&large).contains(name)));
+    assert_ne!(names(&large), names(&other));
+
+    // A flat folder with labels gives class folders too; a class cannot lead out of the sample.
+    let flat = folder.path().join("flat");
+    std::fs::create_dir(&flat).expect("a folder");
+    for (index, name) in names(&small).iter().take(6).enumerate() {
+        std::fs::copy(small.join(name), flat.join(format!("{index}.png"))).expect("a copy");
+    }
+    write(&flat, "labels.csv", b"file,label\n0.png,cat\n1.png,cat\n2.png,cat\n3.png,dog\n4.png,dog\n5.png,dog\n");
+    assert_eq!(names(&sample(&flat, "from flat", "3", "1").2)[3], "dog/3.png");
+    write(&flat, "labels.csv", b"file,label\n0.png,..\n1.png,..\n2.png,..\n3.png,dog\n4.png,dog\n5.png,dog\n");
+    let (code, stderr, to) = sample(&flat, "out", "3", "1");
+    assert!(code == 6 && is_one_line(&stderr) && stderr.contains("'..'"), "{stderr}");
+    assert!(!to.exists());
+
+    // Nothing is mixed with what is there, and too many are not made up.
+    assert_eq!(sample(&from, "small", "2", "7").0, 2);
+    assert_eq!(sample(&from, "many", "7", "7").0, 6);
+}

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::progress::Reporter;
 use crate::data::{Adapter, FolderOptions, ImageSet, read_folder};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{Device, DeviceChoice, set_threads};
 
 /// Where and how to compute.
@@ -92,4 +92,21 @@ pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter
         n => reporter.warn(&format!("{}: {n} files were left out", root.display())),
     }
     Ok(set)
+}
+
+/// Copies the files of a labelled set into class folders below `to`, wherever their labels came from.
+pub fn copy_images(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
+    for (name, label) in set.names.iter().zip(set.label_list()?) {
+        let class = usize::try_from(label).ok().and_then(|label| set.classes.get(label)).map_or("", String::as_str);
+        // Names from a labels.csv can be anything.
+        if Path::new(class).file_name() != Some(class.as_ref()) {
+            return Err(Error::data(format!("the class '{class}' of {name} cannot be a folder's name")).at(from.display()));
+        }
+        let folder = to.join(class);
+        let source = from.join(name);
+        let target = folder.join(source.file_name().unwrap_or_default());
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
+        std::fs::copy(&source, &target).map_err(|e| Error::io(&target, &e))?;
+    }
+    Ok(())
 }

@@ -1,12 +1,13 @@
 //! `cmira data`: makes and looks at data sets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
 use crate::cli::common::{self, Expected};
 use crate::cli::progress::Reporter;
 use crate::data::draw::{DrawOptions, draw};
+use crate::data::splits;
 use crate::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,25 @@ enum Command {
         #[arg(long, default_value_t = 60, value_name = "N")]
         test_per_class: usize,
         /// Seed of the drawings.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Print errors only.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Copy a seeded choice of images of every class into a new folder, such as a probing set of a smaller size.
+    #[command(after_help = "Example:\n  cmira data sample cifar10/test probe --per-class 400 --seed 1")]
+    Sample {
+        /// Labelled images, a folder for every class.
+        #[arg(value_name = "FROM")]
+        from: PathBuf,
+        /// The folder to make; it must not exist, so that nothing is mixed.
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+        /// Images of each class.
+        #[arg(long, value_name = "N")]
+        per_class: usize,
+        /// Seed of the choice. A smaller choice with the same seed is part of a larger one.
         #[arg(long, default_value_t = 0)]
         seed: u64,
         /// Print errors only.
@@ -69,9 +89,9 @@ pub fn run(args: &Args) -> Result<()> {
             reporter.note(&format!("{} now holds {train} training and {test} test images of {classes} classes", out.display()));
             Ok(())
         }
+        Command::Sample { from, to, per_class, seed, quiet } => sample(from, to, *per_class, *seed, &Reporter::new(*quiet)),
         Command::Check { folder, channels } => {
-            let expected = Expected { size: None, channels: *channels, classes: None, resize: false };
-            let set = common::images(folder, &expected, None, &Reporter::new(false))?;
+            let set = common::images(folder, &any_labelled(*channels), None, &Reporter::new(false))?;
             let labelled = set.labels.iter().filter(|l| l.is_some()).count();
             println!("images:   {} of {}x{}, {} channels", set.len(), set.width(), set.height(), set.channels());
             println!("labelled: {labelled}");
@@ -83,4 +103,28 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     }
+}
+
+/// Images of one size, whatever it is, in class folders.
+fn any_labelled(channels: usize) -> Expected {
+    Expected { size: None, channels, classes: None, resize: false }
+}
+
+fn sample(from: &Path, to: &Path, per_class: usize, seed: u64, reporter: &Reporter) -> Result<()> {
+    if to.exists() {
+        return Err(Error::usage("the folder exists already").at(to.display()).help("name a new one, or remove it first"));
+    }
+    let set = common::images(from, &any_labelled(3), None, reporter)?;
+    let chosen = set.subset(&splits::per_class_subset(&set.label_list()?, per_class, seed)?)?;
+    // Filled beside its place and renamed, so that an interrupted copy is not taken for a whole one.
+    let mut name = to.file_name().ok_or_else(|| Error::usage("not a folder's name").at(to.display()))?.to_os_string();
+    name.push(".partial");
+    let partial = to.with_file_name(name);
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).map_err(|e| Error::io(&partial, &e))?;
+    }
+    common::copy_images(from, &partial, &chosen)?;
+    std::fs::rename(&partial, to).map_err(|e| Error::io(to, &e))?;
+    reporter.note(&format!("{} now holds {} images of {} classes", to.display(), chosen.len(), chosen.classes.len()));
+    Ok(())
 }

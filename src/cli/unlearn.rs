@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
     let split_file = args.out.with_extension("split.csv");
     split.write(&split_file, &set)?;
     if let Some(folder) = &args.forget_images {
-        copy_images(&args.data, folder, &forget)?;
+        common::copy_images(&args.data, folder, &forget)?;
     }
     let original = Model::open(&args.model, device)?;
     let model = match method.needs().start {
@@ -135,17 +135,6 @@ fn ascend(
         reporter.note(&format!("learning rate {:.0e}: {outcome}{mark}", candidate.learning_rate));
     }
     Ok(model)
-}
-
-/// Copies the forgotten images into class folders, ready for an audit.
-fn copy_images(from: &std::path::Path, to: &std::path::Path, set: &ImageSet) -> Result<()> {
-    for name in &set.names {
-        let target = to.join(name);
-        let folder = target.parent().unwrap_or(to);
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
-        std::fs::copy(from.join(name), &target).map_err(|e| Error::io(&target, &e))?;
-    }
-    Ok(())
 }
 
 fn class_indices(names: &[String], classes: &[String]) -> Result<Vec<i64>> {
