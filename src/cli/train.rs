@@ -108,12 +108,12 @@ pub fn run(args: &Args) -> Result<()> {
     let model = Model::from_proto("new model", proto, device)?;
     fit(&model, &set, &adapter, &args.hyper, &args.out, &args.compute)?;
     let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);
-    reporter.note(&format!("accuracy on the training images: {:.2} %", accuracy_on(&set)?));
+    println!("accuracy on the training images: {:.2} %", accuracy_on(&set)?);
     if let Some(folder) = &args.test {
         let expected =
             Expected { size: Some((set.height(), set.width())), channels, classes: Some(set.classes.clone()), resize: false };
         let test = common::images(folder, &expected, None, &reporter)?;
-        reporter.note(&format!("accuracy on the test images: {:.2} %", accuracy_on(&test)?));
+        println!("accuracy on the test images: {:.2} %", accuracy_on(&test)?);
     }
     onnx::save(&model.to_onnx()?, &args.out)?;
     reporter.note(&format!("wrote {}", args.out.display()));

@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
     for (name, set) in [("forget", &forget), ("retain", &retain)] {
         let (before, after) =
             (accuracy_percent(&original, set, &adapter, device)?, accuracy_percent(&model, set, &adapter, device)?);
-        reporter.note(&format!("accuracy on the {name} set: {before:.2} % before, {after:.2} % after"));
+        println!("accuracy on the {name} set: {before:.2} % before, {after:.2} % after");
     }
     onnx::save(&model.to_onnx()?, &args.out)?;
     reporter.note(&format!("wrote {} and {}", args.out.display(), split_file.display()));
@@ -115,7 +115,6 @@ fn ascend(
     forget: &ImageSet,
     adapter: &Adapter,
 ) -> Result<Model> {
-    let reporter = args.compute.reporter();
     let model = original.duplicate()?;
     let (retain_images, forget_images) =
         (Batches::new(retain, adapter, model.device())?, Batches::new(forget, adapter, model.device())?);
@@ -132,7 +131,7 @@ fn ascend(
             (None, Some(failure)) => failure.clone(),
             (None, None) => "not tried".to_string(),
         };
-        reporter.note(&format!("learning rate {:.0e}: {outcome}{mark}", candidate.learning_rate));
+        println!("learning rate {:.0e}: {outcome}{mark}", candidate.learning_rate);
     }
     Ok(model)
 }

@@ -1,7 +1,5 @@
 //! `cargo xtask demo`: the product's main job on the example that the repository ships.
 
-use std::env;
-use std::path::PathBuf;
 use std::process::Command;
 
 use crate::failure::Result;
@@ -46,10 +44,7 @@ const RESULTS: &[(&str, &str)] = &[
 /// Provisions, builds, audits, and says where the results are.
 pub fn run(workspace: &Workspace) -> Result<()> {
     setup::run(workspace, Wishes { conformance: false, cuda: false })?;
-    // The same build as that of `cargo test`, which need not be made twice: the time is spent in libtorch, which is optimised anyway.
-    workspace::run(workspace.cargo().arg("build"))?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let binary = workspace.root().join(target).join("debug/cmira");
+    let binary = workspace::build(workspace)?;
     workspace::run(Command::new(binary).args(ARGUMENTS).current_dir(workspace.root()))?;
     println!("\nThe results are in {OUT}:");
     for (file, about) in RESULTS {

@@ -6,6 +6,7 @@ mod download;
 mod failure;
 mod install;
 mod lock;
+mod measure;
 mod progress;
 mod python;
 #[cfg(test)]
@@ -34,25 +35,35 @@ struct Task {
 
 struct Flag {
     name: &'static str,
+    /// What stands behind it on the command line, if anything does.
+    value: Option<&'static str>,
     about: &'static str,
 }
 
-/// The flags that were given to a task.
-struct Flags(Vec<&'static str>);
+/// The flags that were given to a task, with their values.
+struct Flags(Vec<(&'static str, String)>);
 
 impl Flags {
     fn has(&self, name: &str) -> bool {
-        self.0.contains(&name)
+        self.value(name).is_some()
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
     }
 }
+
+/// Where real images are, for measurements.
+const DATA: Flag = Flag { name: "--data", value: Some("DIR"), about: "CIFAR-10 as images, train/<class>/ and test/<class>/" };
 
 const TASKS: &[Task] = &[
     Task {
         name: "setup",
         flags: &[
-            Flag { name: "--tests", about: "also the official ONNX test cases (needs Python 3.10 to 3.14)" },
+            Flag { name: "--tests", value: None, about: "also the official ONNX test cases (needs Python 3.10 to 3.14)" },
             Flag {
                 name: "--cuda",
+                value: None,
                 about: "also the CUDA libraries that libtorch needs on an NVIDIA GPU (about 2 GB to download)",
             },
         ],
@@ -75,6 +86,20 @@ const TASKS: &[Task] = &[
         about: "Audits the example model in fixtures/ and says where the results are",
         details: "Brings what is missing, as `setup` does, and builds the binary first.",
         run: |workspace, _| demo::run(workspace),
+    },
+    Task {
+        name: "measure-stage-one",
+        flags: &[DATA],
+        about: "Measures stage 1 on real images and writes docs/results/stage-one.md (an hour)",
+        details: measure::DETAILS,
+        run: |workspace, flags| measure::stage_one(workspace, flags.value("--data")),
+    },
+    Task {
+        name: "measure-cifar10",
+        flags: &[DATA],
+        about: "Trains, unlearns and audits on real images and writes docs/results/cifar10.md (two hours)",
+        details: measure::DETAILS,
+        run: |workspace, flags| measure::cifar10(workspace, flags.value("--data")),
     },
     Task {
         name: "tidy",
@@ -112,14 +137,19 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         println!("{}", help(task));
         return Ok(());
     }
-    let flags = rest
-        .iter()
-        .map(|argument| {
-            let flag = task.flags.iter().find(|flag| flag.name == argument);
-            flag.map(|flag| flag.name)
-                .ok_or_else(|| Failure::usage(format!("'{name}' does not take '{argument}'\n\n{}", help(task))))
-        })
-        .collect::<Result<_>>()?;
+    let mut flags = Vec::new();
+    let mut rest = rest.iter();
+    while let Some(argument) = rest.next() {
+        let flag = task.flags.iter().find(|flag| flag.name == argument);
+        let flag = flag.ok_or_else(|| Failure::usage(format!("'{name}' does not take '{argument}'\n\n{}", help(task))))?;
+        let value = match flag.value {
+            None => String::new(),
+            Some(what) => {
+                rest.next().ok_or_else(|| Failure::usage(format!("{argument} needs {what}\n\n{}", help(task))))?.clone()
+            }
+        };
+        flags.push((flag.name, value));
+    }
     (task.run)(&Workspace::open()?, &Flags(flags))
 }
 
@@ -128,13 +158,14 @@ fn is_help(argument: &str) -> bool {
 }
 
 fn overview() -> String {
-    let tasks: String = TASKS.iter().map(|task| format!("\n  {:<8} {}", task.name, task.about)).collect();
+    let tasks: String = TASKS.iter().map(|task| format!("\n  {:<18} {}", task.name, task.about)).collect();
     format!("Usage: cargo xtask TASK [FLAGS]\n\nTasks:{tasks}\n\n`cargo xtask TASK --help` says more.")
 }
 
 fn help(task: &Task) -> String {
-    let usage: String = task.flags.iter().map(|flag| format!(" [{}]", flag.name)).collect();
-    let flags: String = task.flags.iter().map(|flag| format!("\n  {:<8} {}", flag.name, flag.about)).collect();
+    let typed = |flag: &Flag| flag.value.map_or_else(|| flag.name.to_string(), |value| format!("{} {value}", flag.name));
+    let usage: String = task.flags.iter().map(|flag| format!(" [{}]", typed(flag))).collect();
+    let flags: String = task.flags.iter().map(|flag| format!("\n  {:<10} {}", typed(flag), flag.about)).collect();
     let flags = if flags.is_empty() { flags } else { format!("\n\nFlags:{flags}") };
     format!("{}.\n\nUsage: cargo xtask {}{usage}{flags}\n\n{}", task.about, task.name, task.details)
 }
@@ -145,7 +176,12 @@ mod tests {
 
     #[test]
     fn wrong_usage_names_the_argument_and_exits_with_2() {
-        for (arguments, named) in [(vec![], "no task"), (vec!["brew"], "'brew'"), (vec!["test", "--cuda"], "'--cuda'")] {
+        for (arguments, named) in [
+            (vec![], "no task"),
+            (vec!["brew"], "'brew'"),
+            (vec!["test", "--cuda"], "'--cuda'"),
+            (vec!["measure-cifar10", "--data"], "DIR"),
+        ] {
             let arguments: Vec<String> = arguments.into_iter().map(String::from).collect();
             let failure = dispatch(&arguments).unwrap_err();
             assert!(failure.to_string().contains(named), "{failure}");

@@ -57,6 +57,14 @@ impl Workspace {
     }
 }
 
+/// Builds the product and says where its binary is. It is the same build as that of `cargo test`, which need not be made twice:
+/// the time is spent in libtorch, which is optimised anyway.
+pub fn build(workspace: &Workspace) -> Result<PathBuf> {
+    run(workspace.cargo().arg("build"))?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    Ok(workspace.root().join(target).join("debug/cmira"))
+}
+
 /// Runs a program to its end, with its output passed through.
 ///
 /// # Errors
