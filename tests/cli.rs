@@ -356,3 +356,13 @@ fn a_sample_is_a_seeded_choice_in_class_folders() {
     assert_eq!(sample(&from, "small", "2", "7").0, 2);
     assert_eq!(sample(&from, "many", "7", "7").0, 6);
 }
+
+#[test]
+fn limits_can_be_set_and_are_named_in_refusals() {
+    let with = |limit: &str| outcome(&["check", MODEL, "--limit", limit]);
+    let (code, stderr) = with("nodes=2");
+    assert!(code == 3 && is_one_line(&stderr) && stderr.contains("limit nodes"), "{code}: {stderr}");
+    let (code, stderr) = with("knots=2");
+    assert!(code == 2 && is_one_line(&stderr) && stderr.contains("knots") && stderr.contains("nesting"), "{stderr}");
+    assert_eq!(with("nodes").0, 2);
+}

@@ -108,9 +108,9 @@ impl Check {
 ///
 /// # Errors
 /// Malformed files, a missing ONNX Runtime, or a failing node. Disagreement is not an error here: see [`Check::verdict`].
-pub fn check(path: &Path, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
+pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
     let started = Instant::now();
-    let file = onnx::read(path, &Limits::default())?;
+    let file = onnx::read(path, limits)?;
     let unsupported = import::unsupported(&file).at(|| path.display().to_string())?;
     if !unsupported.is_empty() {
         return Ok(refused(path, &file.sha256, unsupported));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
-use crate::cli::common::{self, Compute, Expected};
+use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::cli::progress::Bar;
 use crate::data::Adapter;
 use crate::error::{Error, Place, Result};
@@ -12,7 +12,7 @@ use crate::graph::{ImportOptions, Model};
 use crate::harness::audit::{self, Audit, Outcome};
 use crate::harness::results::{self, Described};
 use crate::nets::Backbone;
-use crate::onnx::{self, Limits};
+use crate::onnx;
 use crate::tensor::Device;
 use crate::train;
 
@@ -73,6 +73,8 @@ pub struct Args {
     #[arg(long)]
     print_settings: bool,
     #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
     compute: Compute,
 }
 
@@ -88,7 +90,7 @@ pub fn run(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let model = open(model_path, &adapter, device)?;
+    let model = open(model_path, &adapter, &args.reading, device)?;
     for repair in &model.report().repairs {
         reporter.note(&format!("{}: {repair}", model_path.display()));
     }
@@ -122,7 +124,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut finished = one(&model, &args.out, "attack", None)?;
     if let Some(path) = &args.control {
-        let control = open(path, &adapter, device).at(|| "control")?;
+        let control = open(path, &adapter, &args.reading, device).at(|| "control")?;
         let other = one(&control, &args.out.join("control"), "control", Some(&args.out))?;
         results::add_control(&args.out, &mut finished.summary, &other.summary)?;
     }
@@ -139,8 +141,8 @@ struct Finished {
     outcome: Outcome,
 }
 
-fn open(path: &Path, adapter: &Adapter, device: Device) -> Result<Model> {
-    let file = onnx::read(path, &Limits::default())?;
+fn open(path: &Path, adapter: &Adapter, reading: &Reading, device: Device) -> Result<Model> {
+    let file = onnx::read(path, &reading.limits()?)?;
     Model::import(file, &ImportOptions { image: adapter.input.image_shape() }, device)
 }
 

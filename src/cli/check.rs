@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::check::{self, Check};
-use crate::cli::common::{self, Compute, Expected};
+use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{ImportOptions, TensorInfo};
@@ -24,6 +24,8 @@ pub struct Args {
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    reading: Reading,
     #[command(flatten)]
     compute: Compute,
 }
@@ -48,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
             Some(batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?)
         }
     };
-    let outcome = check::check(&args.model, &options, images.as_ref(), device)?;
+    let outcome = check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device)?;
     if args.json {
         let json = serde_json::to_string_pretty(&outcome).map_err(Error::unexpected)?;
         println!("{json}");

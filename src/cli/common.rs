@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::cli::progress::Reporter;
 use crate::data::{Adapter, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
+use crate::onnx::Limits;
 use crate::tensor::{Device, DeviceChoice, set_threads};
 
 /// Where and how to compute.
@@ -34,6 +35,30 @@ impl Compute {
     /// Progress output as the user wants it.
     pub fn reporter(&self) -> Reporter {
         Reporter::new(self.quiet)
+    }
+}
+
+/// How much an untrusted model file may ask for.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Reading {
+    /// Changes a limit of what a model file may ask for (file_bytes, tensor_bytes, total_tensor_bytes, overhead_bytes, nesting,
+    /// nodes, rank); a refusal names the limit.
+    #[arg(long = "limit", value_name = "NAME=NUMBER")]
+    limits: Vec<String>,
+}
+
+impl Reading {
+    /// The defaults with what was changed.
+    pub fn limits(&self) -> Result<Limits> {
+        let mut named = serde_json::Map::new();
+        for text in &self.limits {
+            let pair = text.split_once('=').and_then(|(name, number)| Some((name, number.parse::<u64>().ok()?)));
+            let Some((name, number)) = pair else {
+                return Err(Error::usage(format!("--limit {text} is not of the form NAME=NUMBER")));
+            };
+            named.insert(name.to_string(), number.into());
+        }
+        serde_json::from_value(named.into()).map_err(|error| Error::usage(error).at("--limit"))
     }
 }
 

@@ -1,9 +1,12 @@
 //! How much of anything an untrusted file may ask for.
 
+use serde::{Deserialize, Serialize};
+
 /// Bounds on what a model file may contain. A file that goes beyond one is refused as malformed, with the bound's name.
 ///
 /// The defaults admit every image classifier in use and keep a hostile file from exhausting the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of the `.onnx` file itself, external data apart. Default 2 GiB, which is protobuf's own maximum.
     pub file_bytes: u64,
