@@ -96,17 +96,16 @@ pub struct Course {
 pub fn attack_model(settings: &AttackSettings, input: InputShape, classes: usize, device: Device) -> Result<Model> {
     let proto = nets::with_mlp_head(settings.backbone, input, classes, settings.head_width, settings.logit_scale, settings.seed)?;
     let mut model = Model::from_proto("attack model", proto, device)?;
-    normalise(&mut model, settings)?;
+    normalise(&mut model, settings);
     Ok(model)
 }
 
 /// Puts spectral normalisation between the attack model's weights and its forward pass, if the settings ask for it.
-pub fn normalise(model: &mut Model, settings: &AttackSettings) -> Result<()> {
+pub fn normalise(model: &mut Model, settings: &AttackSettings) {
     if settings.spectral_norm {
-        let norm = SpectralNorm::new(model.params(), settings.seed)?;
+        let norm = SpectralNorm::new(model.params());
         model.set_parametrization(Box::new(norm));
     }
-    Ok(())
 }
 
 /// Stage 1: trains the attack model on the labelled probing images at `rows` of the evidence.

@@ -149,7 +149,7 @@ fn one_variant(
 ) -> Result<VariantOutcome> {
     let settings = AttackSettings { variant, ..audit.settings.clone() };
     let mut attack = pretrained.duplicate()?;
-    cmira::normalise(&mut attack, &settings)?;
+    cmira::normalise(&mut attack, &settings);
     let unlearned = audit.model.duplicate()?;
     let mut course = match store.load_course(variant.name(), &attack, &unlearned)? {
         Some(course) => course,

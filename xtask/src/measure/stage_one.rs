@@ -5,12 +5,8 @@ use crate::failure::Result;
 use crate::workspace::Workspace;
 
 /// Name and settings of each run, apart from what all share.
-const RUNS: &[(&str, &str)] = &[
-    ("plain", "spectral_norm: false\nlogit_scale: 1\n"),
-    ("scale-5", "logit_scale: 5\n"),
-    ("scale-10", "logit_scale: 10\n"),
-    ("scale-20", "logit_scale: 20\n"),
-];
+const RUNS: &[(&str, &str)] =
+    &[("plain", "spectral_norm: false\nlogit_scale: 1\n"), ("scale-5", "logit_scale: 5\n"), ("scale-20", "logit_scale: 20\n")];
 
 /// A fifth of the probing set is held out; there is no stage 2.
 const COMMON: &str = "\
