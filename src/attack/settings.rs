@@ -48,8 +48,8 @@ pub struct AttackSettings {
     /// Width of the attack model's two-layer head.
     pub head_width: usize,
     /// The factor between the 1-Lipschitz head and the softmax. It is fixed, not learned: with every matrix at spectral norm one the
-    /// logits would be too small to learn from, and weight decay drives a learned factor to zero. Chosen by the accuracy of
-    /// stage 1 on held-out probing images, never by the attack's outcome.
+    /// logits would be too small to learn from, and weight decay drives a learned factor to zero. The default was chosen by the
+    /// accuracy of stage 1 on held-out probing images, never by the attack's outcome (`docs/results/stage-one.md`).
     pub logit_scale: f64,
     /// Whether every weight matrix of the attack model is divided by its spectral norm.
     pub spectral_norm: bool,

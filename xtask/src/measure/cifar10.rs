@@ -17,7 +17,7 @@ backbone: resnet8
 seed: 1
 logit_scale: 20
 pretrain: {epochs: 60, learning_rate: 0.01, batch_size: 64}
-mutual: {epochs: 4, learning_rate: 0.005, batch_size: 64, schedule: {kind: constant}}
+mutual: {epochs: 3, learning_rate: 0.005, batch_size: 64, schedule: {kind: constant}}
 iterations: 10
 ";
 
