@@ -134,14 +134,23 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for place in &self.0.places {
-            write!(f, "{place}: ")?;
+            write!(f, "{}: ", readable(place))?;
         }
-        write!(f, "{}", self.0.reason)?;
+        write!(f, "{}", readable(&self.0.reason))?;
         if let Some(help) = &self.0.help {
-            write!(f, " ({help})")?;
+            write!(f, " ({})", readable(help))?;
         }
         Ok(())
     }
+}
+
+/// Text from files, such as a node's name, for one line of a terminal: line breaks and control characters are spelt out.
+pub fn readable(text: &str) -> std::borrow::Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let spelt = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(spelt).collect::<String>().into()
 }
 
 impl std::error::Error for Error {}

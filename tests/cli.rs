@@ -366,3 +366,29 @@ fn limits_can_be_set_and_are_named_in_refusals() {
     assert!(code == 2 && is_one_line(&stderr) && stderr.contains("knots") && stderr.contains("nesting"), "{stderr}");
     assert_eq!(with("nodes").0, 2);
 }
+
+#[test]
+fn names_from_files_cannot_write_to_the_terminal() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let mut model = ModelProto::parse_from_bytes(&std::fs::read(MODEL).expect("the witness model")).expect("a model");
+    let node = &mut model.graph.as_mut().expect("a graph").node[0];
+    node.name = "conv\u{1b}[2J\nerror: nothing".into();
+    node.op_type = "NoSuch\noperator".into();
+    let path = write(folder.path(), "named.onnx", &model.write_to_bytes().expect("bytes"));
+    let output = cmira(&["check", text(&path), "--list"]);
+    for printed in [output.stdout, output.stderr] {
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        assert!(!printed.contains('\u{1b}') && !printed.contains("\nerror: nothing"), "{printed}");
+    }
+    assert_eq!(output.status.code(), Some(4));
+}
+
+#[test]
+fn check_lists_what_is_trained_and_why_the_rest_is_not() {
+    let output = cmira(&["check", MODEL, "--list", "--quiet"]);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    for role in ["trainable ", "statistic "] {
+        assert!(printed.lines().any(|line| line.starts_with(role)), "{printed}");
+    }
+    assert_eq!(output.status.code(), Some(0));
+}

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use crate::check::{self, Check};
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::data::Batches;
-use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{ImportOptions, TensorInfo};
+use crate::error::{Error, ErrorKind, Result, readable};
+use crate::graph::{ImportOptions, ImportReport, TensorInfo};
 use crate::tensor::Device;
 
 #[derive(Debug, clap::Args)]
@@ -21,6 +21,9 @@ pub struct Args {
     /// Compare with ONNX Runtime on the images of this folder as well.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// List every stored tensor: trainable, running statistic, or frozen with the reason.
+    #[arg(long)]
+    list: bool,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -56,6 +59,9 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{json}");
     } else {
         print!("{}", text(&outcome));
+        if args.list {
+            print!("{}", outcome.import.as_ref().map_or_else(String::new, list));
+        }
     }
     outcome.verdict().map_or(Ok(()), Err)
 }
@@ -65,7 +71,7 @@ fn text(check: &Check) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "{text}");
+        let _ = writeln!(out, "{}", readable(&text));
     };
     line(format!("{} (SHA-256 {})", check.model, check.sha256));
     if !check.unsupported.is_empty() {
@@ -119,6 +125,18 @@ fn text(check: &Check) -> String {
     };
     line(format!("verdict:    this import {verdict}"));
     out
+}
+
+/// One line for every stored tensor.
+fn list(import: &ImportReport) -> String {
+    let trainable = import.trainable.iter().map(|t| ("trainable", t));
+    let buffers = import.buffers.iter().map(|t| ("statistic", t));
+    let frozen = import.frozen.iter().map(|t| ("frozen", t));
+    let line = |(role, tensor): (&str, &TensorInfo)| {
+        let reason = if tensor.reason.is_empty() { String::new() } else { format!("  {}", tensor.reason) };
+        format!("{}\n", readable(&format!("{role:<10} {}{reason}", name_and_shape(tensor))))
+    };
+    trainable.chain(buffers).chain(frozen).map(line).collect()
 }
 
 fn name_and_shape(tensor: &TensorInfo) -> String {

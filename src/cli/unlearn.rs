@@ -131,7 +131,7 @@ fn ascend(
             (None, Some(failure)) => failure.clone(),
             (None, None) => "not tried".to_string(),
         };
-        println!("learning rate {:.0e}: {outcome}{mark}", candidate.learning_rate);
+        println!("learning rate {:e}: {outcome}{mark}", candidate.learning_rate);
     }
     Ok(model)
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::attack::AttackSettings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, readable};
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome, VariantOutcome};
 use crate::metrics::{accuracy, interval, polygon, recovery};
@@ -272,7 +272,7 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let mut line = |text: String| {
-        let _ = writeln!(out, "{text}");
+        let _ = writeln!(out, "{}", readable(&text));
     };
     line(format!(
         "{:<8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8}",
