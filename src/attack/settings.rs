@@ -85,7 +85,7 @@ impl Default for AttackSettings {
             seed: 0,
             backbone: Backbone::Resnet18,
             head_width: 128,
-            logit_scale: 20.0,
+            logit_scale: 5.0,
             spectral_norm: true,
             probe_holdout: 0.0,
             pretrain: TrainSettings { epochs: 200, learning_rate: 0.01, ..common.clone() },
