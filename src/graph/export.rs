@@ -75,6 +75,19 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
                 set_input(node, *position, &format!("batch_free.{number}"))?;
                 inserted.push((*place, repeat_nodes(graph, number, &source, &like, *axis)?));
             }
+            Patch::GatherPerImage { place, stride, indices, shape } => {
+                let name = |what: &str| format!("batch_free.{number}.{what}");
+                let rows = Tensor::f_from_slice(&[-1, *stride])?;
+                let indices = Tensor::f_from_slice(indices)?.f_reshape(shape.as_slice())?;
+                graph.initializer.push(onnx::to_proto(&name("rows"), &rows)?);
+                graph.initializer.push(onnx::to_proto(&name("indices"), &indices)?);
+                let node = node_at(graph, *place)?;
+                let source = node.input.first().cloned().unwrap_or_default();
+                node.attribute = vec![int_attribute("axis", 1)];
+                set_input(node, 0, &name("images"))?;
+                set_input(node, 1, &name("indices"))?;
+                inserted.push((*place, vec![new_node("Reshape", &[source, name("rows")], name("images"), vec![])]));
+            }
         }
     }
     inserted.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
@@ -100,21 +113,27 @@ fn repeat_nodes(graph: &mut GraphProto, number: usize, source: &str, like: &str,
     for (what, values) in [("before", ones(axis)), ("after", ones(rank - axis - 1)), ("axis", vec![axis])] {
         graph.initializer.push(onnx::to_proto(&name(what), &Tensor::f_from_slice(&values)?)?);
     }
-    let node = |op: &str, inputs: &[String], output: String, attributes: Vec<AttributeProto>| NodeProto {
+    Ok(vec![
+        new_node("Shape", &[like.to_string()], name("shape"), vec![]),
+        new_node("Gather", &[name("shape"), name("axis")], name("batch"), vec![int_attribute("axis", 0)]),
+        new_node("Concat", &[name("before"), name("batch"), name("after")], name("target"), vec![int_attribute("axis", 0)]),
+        new_node("Expand", &[source.to_string(), name("target")], format!("batch_free.{number}"), vec![]),
+    ])
+}
+
+fn new_node(op: &str, inputs: &[String], output: String, attribute: Vec<AttributeProto>) -> NodeProto {
+    NodeProto {
         op_type: op.to_string(),
         name: output.clone(),
         input: inputs.to_vec(),
         output: vec![output],
-        attribute: attributes,
+        attribute,
         ..Default::default()
-    };
-    let axis_attribute = AttributeProto { name: "axis".into(), type_: AttributeType::INT.into(), i: 0, ..Default::default() };
-    Ok(vec![
-        node("Shape", &[like.to_string()], name("shape"), vec![]),
-        node("Gather", &[name("shape"), name("axis")], name("batch"), vec![axis_attribute.clone()]),
-        node("Concat", &[name("before"), name("batch"), name("after")], name("target"), vec![axis_attribute]),
-        node("Expand", &[source.to_string(), name("target")], format!("batch_free.{number}"), vec![]),
-    ])
+    }
+}
+
+fn int_attribute(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: name.to_string(), type_: AttributeType::INT.into(), i: value, ..Default::default() }
 }
 
 fn open_batch_dimension(info: &mut ValueInfoProto) {

@@ -179,7 +179,6 @@ fn store(ir: &mut Ir, roles: &BTreeMap<ValueId, Role>, matrices: &std::collectio
     let (mut infos, mut stored, mut indices, mut frozen) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
     for (&id, role) in roles {
         let Some(constant) = ir.values[id].constant.take() else { continue };
-        let kind = constant.tensor.kind();
         if let Role::Frozen(reason) = role
             && constant.origin != Origin::Folded
         {
@@ -192,11 +191,16 @@ fn store(ir: &mut Ir, roles: &BTreeMap<ValueId, Role>, matrices: &std::collectio
             trainable: *role == Role::Parameter,
             buffer: *role == Role::Buffer,
             is_weight_matrix: matrices.contains(&id) && constant.tensor.dim() >= 2,
-            stays_on_host: !is_float(kind) && constant.tensor.numel() <= 4096,
+            stays_on_host: stays_on_host(&constant.tensor),
         });
         stored.push(constant.tensor);
     }
     (infos, stored, indices, frozen)
+}
+
+/// Shapes, axes and small indices are read on the host, wherever the model is.
+fn stays_on_host(tensor: &Tensor) -> bool {
+    !is_float(tensor.kind()) && tensor.numel() <= 4096
 }
 
 fn describe(infos: &[StoredInfo], stored: &[Tensor], which: impl Fn(&StoredInfo) -> bool) -> Vec<TensorInfo> {
@@ -305,15 +309,15 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input)
             shared.patches = patches;
         }
     }
-    // Targets tried during the search are stored behind the file's own tensors.
+    // Targets and indices tried during the search are stored behind the file's own tensors.
     for index in before..stored.len() {
         shared.stored.push(StoredInfo {
-            name: format!("batch_free_shape.{index}"),
+            name: format!("batch_free_constant.{index}"),
             origin: Origin::Folded,
             trainable: false,
             buffer: false,
             is_weight_matrix: false,
-            stays_on_host: true,
+            stays_on_host: stays_on_host(&stored[index]),
         });
     }
     Ok(())

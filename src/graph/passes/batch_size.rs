@@ -5,11 +5,16 @@
 //! the dimension that holds the batch becomes `-1`; where several could, the likeliest is tried first and a later contradiction
 //! brings the next one. Nothing is believed because shapes fit: the images' outputs must equal those of a run by themselves.
 
+mod readings;
+mod rewire;
+
 use std::collections::HashMap;
 
+use self::readings::readings;
+use self::rewire::{PerImage, gather_per_image, repeat_inputs};
 use crate::error::{Error, Result};
 use crate::graph::ops::Mode;
-use crate::graph::plan::{Plan, Source, Step};
+use crate::graph::plan::{Plan, Source};
 use crate::tensor::{Kind, Tensor, no_grad, rng, to_f64s};
 
 /// What was found about the batch dimension.
@@ -29,31 +34,36 @@ pub(crate) enum Patch {
     Reshape { place: usize, shape: Vec<i64> },
     /// Input `position` of the node at `place` is repeated along `axis` to the batch of input `like`.
     Repeat { place: usize, position: usize, like: usize, axis: usize },
+    /// The `Gather` at `place` reads `indices` (of shape `shape`) out of each run of `stride` numbers, instead of numbers of the
+    /// whole flattened batch.
+    GatherPerImage { place: usize, stride: i64, indices: Vec<i64>, shape: Vec<i64> },
 }
 
 /// How many times the exported batch the trial has. Odd and unlike usual channel ratios, so that a scaled dimension stands out.
 const RATIO: i64 = 3;
 
 /// Whether a plan has anything in which a batch size could be baked; plans of most convolutional networks have not.
-fn suspicious(plan: &Plan, stored: &[Tensor]) -> bool {
-    plan.steps.iter().any(|step| match step.operator {
-        "Reshape" => match step.inputs.get(1) {
-            Some(Some(Source::Stored(index))) => stored
-                .get(*index)
-                .and_then(|t| crate::tensor::to_i64s(t).ok())
-                .is_none_or(|shape| shape.first().is_none_or(|&d| d > 0)),
-            Some(Some(Source::Slot(_))) => false,
-            _ => true,
-        },
-        "Concat" => step.inputs.iter().any(|i| matches!(i, Some(Source::Stored(_)))),
-        "Expand" | "Resize" | "Upsample" | "Tile" => matches!(step.inputs.last(), Some(Some(Source::Stored(_)))),
-        _ => false,
-    })
+fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
+    // Any constant can hold a larger one.
+    batch > 1
+        || plan.steps.iter().any(|step| match step.operator {
+            "Reshape" => match step.inputs.get(1) {
+                Some(Some(Source::Stored(index))) => stored
+                    .get(*index)
+                    .and_then(|t| crate::tensor::to_i64s(t).ok())
+                    .is_none_or(|shape| shape.len() < 2 || shape[0] > 0),
+                Some(Some(Source::Slot(_))) => false,
+                _ => true,
+            },
+            "Concat" => step.inputs.iter().any(|i| matches!(i, Some(Source::Stored(_)))),
+            "Expand" | "Resize" | "Upsample" | "Tile" => matches!(step.inputs.last(), Some(Some(Source::Stored(_)))),
+            _ => false,
+        })
 }
 
 /// Finds and repairs baked batch sizes. `image` is `[C, H, W]`, `batch` the size that the file states (1 if it states none).
 pub(crate) fn repair(plan: &mut Plan, stored: &mut Vec<Tensor>, image: &[i64], batch: i64, kind: Kind) -> Result<Outcome> {
-    if !suspicious(plan, stored) {
+    if !suspicious(plan, stored, batch) {
         return Ok(Outcome::Free);
     }
     let _guard = no_grad();
@@ -65,7 +75,7 @@ pub(crate) fn repair(plan: &mut Plan, stored: &mut Vec<Tensor>, image: &[i64], b
         batch,
         reference: first.shapes,
         choices: Vec::new(),
-        repeats: Vec::new(),
+        standing: Vec::new(),
         learned: HashMap::new(),
         budget: 0,
     };
@@ -138,8 +148,8 @@ struct Search<'a> {
     batch: i64,
     reference: Vec<Vec<i64>>,
     choices: Vec<Choice>,
-    /// Repeats do nothing where sizes are equal, so they outlive the choice that led to them.
-    repeats: Vec<Patch>,
+    /// Changes that do nothing to a batch of the exported size, so they outlive the choice that led to them.
+    standing: Vec<Patch>,
     /// The reading that held before for the same shapes: blocks of a network repeat.
     learned: HashMap<Key, Vec<i64>>,
     budget: usize,
@@ -160,7 +170,7 @@ impl Search<'_> {
             if index == self.plan.steps.len() {
                 let output = find(self.plan.output, self.stored, &slots)?;
                 if self.agrees(&output, images, expected)? {
-                    return Ok(Some(self.choices.iter().filter_map(|c| c.patch.clone()).chain(self.repeats.clone()).collect()));
+                    return Ok(Some(self.choices.iter().filter_map(|c| c.patch.clone()).chain(self.standing.clone()).collect()));
                 }
             } else if self.step(index, &mut slots) {
                 index += 1;
@@ -189,6 +199,14 @@ impl Search<'_> {
                 }
             }
             None => return false,
+        };
+        let outputs = if self.lost_batch(index, slots, &outputs) && self.read_per_image(index, slots).is_some() {
+            match self.plan.steps[index].run(self.stored, slots, Mode::Eval) {
+                Ok(outputs) => outputs,
+                Err(_) => return false,
+            }
+        } else {
+            outputs
         };
         let step = &self.plan.steps[index];
         for (tensor, slot) in outputs.iter().zip(&step.outputs) {
@@ -268,29 +286,58 @@ impl Search<'_> {
     /// Repeats a Concat's constant operands (class tokens) along the batch.
     fn repeat_constants(&mut self, index: usize, slots: &[Option<Tensor>]) -> bool {
         let step = &self.plan.steps[index];
-        let sizes: Vec<Vec<i64>> = step
-            .inputs
-            .iter()
-            .map(|source| match source {
-                Some(Source::Stored(i)) => self.stored.get(*i).map(Tensor::size).unwrap_or_default(),
-                Some(Source::Slot(s)) => slots.get(*s).and_then(Option::as_ref).map(Tensor::size).unwrap_or_default(),
-                None => Vec::new(),
-            })
-            .collect();
-        let target = self.batch * RATIO;
-        let like = sizes.iter().position(|s| s.contains(&target));
-        let Some(like) = like else { return false };
-        let Some(axis) = sizes[like].iter().position(|&d| d == target) else { return false };
-        let repeated: Vec<usize> = (0..sizes.len())
-            .filter(|&i| sizes[i].len() == sizes[like].len() && sizes[i].get(axis) == Some(&self.batch))
-            .collect();
+        let grown = |slot: usize| -> Option<usize> {
+            let now = slots.get(slot)?.as_ref()?.size();
+            (0..now.len()).find(|&axis| self.reference[slot].get(axis) != Some(&now[axis]))
+        };
+        let operand = |(position, source): (usize, &Option<Source>)| match source {
+            Some(Source::Slot(slot)) => grown(*slot).map(|axis| (position, axis)),
+            _ => None,
+        };
+        let Some((like, axis)) = step.inputs.iter().enumerate().find_map(operand) else { return false };
+        let holds_batch = |source: &Option<Source>| match source {
+            Some(Source::Stored(i)) => self.stored.get(*i).is_some_and(|t| t.size().get(axis) == Some(&self.batch)),
+            _ => false,
+        };
+        let repeated: Vec<usize> = (0..step.inputs.len()).filter(|&i| holds_batch(&step.inputs[i])).collect();
         if repeated.is_empty() {
             return false;
         }
         let place = step.place;
         repeat_inputs(&mut self.plan.steps[index], &repeated, like, axis);
-        self.repeats.extend(repeated.iter().map(|&position| Patch::Repeat { place, position, like, axis }));
+        self.standing.extend(repeated.iter().map(|&position| Patch::Repeat { place, position, like, axis }));
         true
+    }
+
+    /// Whether a `Gather` takes the larger batch and gives what it gave for the exported one.
+    fn lost_batch(&self, index: usize, slots: &[Option<Tensor>], outputs: &[Tensor]) -> bool {
+        let step = &self.plan.steps[index];
+        let (Some(Some(Source::Slot(input))), Some(Some(output))) = (step.inputs.first(), step.outputs.first()) else {
+            return false;
+        };
+        let grown = slots.get(*input).and_then(Option::as_ref).is_some_and(|t| t.size() != self.reference[*input]);
+        let same = outputs.first().is_some_and(|t| t.size() == self.reference[*output]);
+        step.operator == "Gather" && grown && same
+    }
+
+    /// Lets a `Gather` with constant indices into the flattened batch read each image by itself; `None` if it cannot.
+    fn read_per_image(&mut self, index: usize, slots: &[Option<Tensor>]) -> Option<()> {
+        let step = self.plan.steps.get_mut(index)?;
+        let (Some(Some(Source::Slot(input))), Some(Some(Source::Stored(indices)))) = (step.inputs.first(), step.inputs.get(1))
+        else {
+            return None;
+        };
+        let [elements] = *self.reference[*input].as_slice() else { return None };
+        if slots.get(*input)?.as_ref()?.size() != [elements * RATIO] {
+            return None;
+        }
+        let found = PerImage::of(self.stored.get(*indices)?, elements, self.batch).ok()??;
+        self.stored.push(found.tensor().ok()?);
+        step.inputs[1] = Some(Source::Stored(self.stored.len() - 1));
+        gather_per_image(step, found.stride);
+        let PerImage { stride, shape, indices } = found;
+        self.standing.push(Patch::GatherPerImage { place: step.place, stride, indices, shape });
+        Some(())
     }
 
     /// Whether the first two batches of the larger run give what they give by themselves.
@@ -313,27 +360,6 @@ impl Search<'_> {
     }
 }
 
-/// Makes a step repeat some inputs along `axis` to the size of input `like`; equal sizes pass unchanged.
-fn repeat_inputs(step: &mut Step, repeated: &[usize], like: usize, axis: usize) {
-    let repeated = repeated.to_vec();
-    let inner = std::mem::replace(&mut step.kernel, Box::new(|_| Ok(Vec::new())));
-    step.kernel = Box::new(move |call| {
-        let size = call.input(like)?.size().get(axis).copied().unwrap_or(1);
-        let mut owned = Vec::with_capacity(repeated.len());
-        for &position in &repeated {
-            let tensor = call.input(position)?;
-            let mut shape = tensor.size();
-            shape[axis] = size;
-            owned.push(tensor.f_narrow(i64::try_from(axis).unwrap_or(0), 0, 1)?.f_expand(shape.as_slice(), false)?);
-        }
-        let mut inputs = call.inputs.to_vec();
-        for (&position, tensor) in repeated.iter().zip(&owned) {
-            inputs[position] = Some(tensor);
-        }
-        inner(&crate::graph::ops::Call { inputs: &inputs, mode: call.mode })
-    });
-}
-
 /// Whether `now` is `then`, or `then` with one dimension scaled by the ratio.
 fn scaled_once(then: &[i64], now: &[i64]) -> bool {
     if then.len() != now.len() {
@@ -344,66 +370,5 @@ fn scaled_once(then: &[i64], now: &[i64]) -> bool {
         [] => true,
         [axis] => now[*axis] == then[*axis] * RATIO,
         _ => false,
-    }
-}
-
-/// The targets that a reshape from `from` to `to` may have meant when dimension `axis` of `from` holds the batch, likeliest last.
-///
-/// The batch is an axis of some stride in memory order. Where `axis` holds the batch alone that stride is known; where the
-/// batch is merged with something else it is the outer or the inner factor. In `to` it can sit in any dimension that covers the
-/// same strides: alone (surest), as the outer factor of a dimension (batch and heads), or as an inner one (tokens and batch).
-fn readings(from: &[i64], to: &[i64], axis: usize, batch: i64) -> Vec<Vec<i64>> {
-    let stride = |shape: &[i64], axis: usize| shape[axis + 1..].iter().product::<i64>();
-    let inner = stride(from, axis);
-    let mut strides = vec![inner];
-    if from[axis] != batch && from[axis] % batch == 0 {
-        strides.insert(0, inner * (from[axis] / batch));
-    }
-    let mut scored: Vec<(usize, Vec<i64>)> = Vec::new();
-    for (rank, &batch_stride) in strides.iter().enumerate() {
-        for position in 0..to.len() {
-            let (low, high) = (stride(to, position), stride(to, position) * to[position]);
-            if low == 0 || batch_stride < low || batch_stride % low != 0 || batch_stride * batch > high {
-                continue;
-            }
-            let score = if to[position] == batch && low == batch_stride {
-                position.abs_diff(axis)
-            } else if batch_stride * batch == high {
-                100 + to.len() - position
-            } else {
-                200 + position
-            };
-            let mut shape = to.to_vec();
-            shape[position] = -1;
-            if !scored.iter().any(|(_, s)| *s == shape) {
-                scored.push((1000 * rank + score, shape));
-            }
-        }
-    }
-    scored.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
-    scored.into_iter().map(|(_, shape)| shape).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lone_batch_dimension_is_found_first() {
-        assert_eq!(readings(&[1, 512, 1, 1], &[1, 512], 0, 1).last(), Some(&vec![-1, 512]));
-        assert_eq!(readings(&[1, 768, 14, 14], &[1, 768, 196], 0, 1).last(), Some(&vec![-1, 768, 196]));
-    }
-
-    #[test]
-    fn batch_and_heads_come_before_tokens_and_batch() {
-        let all = readings(&[197, 1, 768], &[197, 12, 64], 1, 1);
-        assert_eq!(all.last(), Some(&vec![197, -1, 64]));
-        assert!(all.contains(&vec![-1, 12, 64]));
-    }
-
-    #[test]
-    fn merged_batches_can_be_either_factor() {
-        let all = readings(&[12, 197, 64], &[1, 12, 197, 64], 0, 1);
-        assert_eq!(all.last(), Some(&vec![-1, 12, 197, 64]));
     }
 }
