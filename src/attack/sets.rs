@@ -31,6 +31,16 @@ pub struct Selection {
     pub share: f64,
 }
 
+impl Selection {
+    /// The greatest size of a disagreement set when both models disagree on `disagreeing` images.
+    pub fn most(&self, disagreeing: usize) -> usize {
+        // Truncation is meant: a share of 5 % of 30 images is one image, not two. 29 % of 100 are 28.999... in binary.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let most = (self.share.clamp(0.0, 1.0) * disagreeing as f64 + 1e-9) as usize;
+        most
+    }
+}
+
 impl Sets {
     /// Builds the sets of one iteration.
     ///
@@ -43,9 +53,7 @@ impl Sets {
             return Err(Error::unexpected(format!("predictions of {n} and {lengths:?} images cannot be compared")));
         }
         let (agreement, rest): (Vec<usize>, Vec<usize>) = (0..n).partition(|&i| unlearned.classes[i] == attack.classes[i]);
-        // Truncation is meant: a share of 5 % of 30 images is one image, not two.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let most = (selection.share.clamp(0.0, 1.0) * rest.len() as f64) as usize;
+        let most = selection.most(rest.len());
         Ok(Sets {
             from_unlearned: most_confident(&rest, &unlearned.confidences, selection.confidence_threshold, most),
             from_attack: most_confident(&rest, &attack.confidences, selection.confidence_threshold, most),
@@ -87,6 +95,12 @@ mod tests {
         let attack = predictions(&[1, 0], &[0.5, 0.5]);
         let sets = Sets::of(&unlearned, &attack, Selection { confidence_threshold: 0.9, share: 1.0 }).unwrap();
         assert_eq!(sets, Sets::default());
+    }
+
+    #[test]
+    fn a_share_is_cut_down_to_whole_images() {
+        let most = |share, images| Selection { confidence_threshold: 0.5, share }.most(images);
+        assert_eq!((most(0.29, 100), most(0.05, 30), most(0.1, 9), most(1.0, 7), most(0.0, 7)), (29, 1, 0, 7, 0));
     }
 
     #[test]

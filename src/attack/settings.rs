@@ -1,12 +1,13 @@
 //! Every setting of the attack, with the paper's values as defaults where it prints them.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::attack::sets::Selection;
 use crate::attack::stopping::StopRule;
 use crate::error::{Error, Result};
 use crate::nets::Backbone;
-use crate::train::{Schedule, TrainSettings};
+use crate::train::{Direction, Schedule, TrainSettings};
 
 /// How far the attack goes: the paper's ablation (Tables 3, A4, A5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -56,8 +57,10 @@ pub struct AttackSettings {
     /// Share of the probing set that stage 1 does not see and is scored on, in `0..1`. 0 trains on all of it, as in the paper.
     pub probe_holdout: f64,
     /// Stage 1: training of the attack model on the probing set. The paper: 200 epochs of SGD at learning rate 0.01.
+    #[serde(deserialize_with = "pretrain")]
     pub pretrain: TrainSettings,
     /// Stage 2: training of either model within one iteration. The paper: 10 epochs at learning rate 0.001.
+    #[serde(deserialize_with = "mutual")]
     pub mutual: TrainSettings,
     /// Whether training images are cropped at random and mirrored, in both stages. Not printed in the paper.
     pub augment: bool,
@@ -67,7 +70,9 @@ pub struct AttackSettings {
     pub patience: usize,
     /// Which figure is watched.
     pub stop: StopRule,
-    /// tau: the least confidence of a teacher for the disagreement set, in `0..=1`. Not printed in the paper.
+    /// tau: the least confidence of a teacher for the disagreement set, in `0..=1`. Not printed in the paper. The default asks
+    /// that a teacher holds its class for likelier than all others together; models that learn from mixtures of images are
+    /// seldom surer than that, and with 0.9 the sets run empty within a few iterations.
     pub confidence_threshold: f32,
     /// The greatest share of the disagreeing images in each disagreement set, in `0..=1`. Not printed in the paper.
     pub disagreement_share: f64,
@@ -94,12 +99,31 @@ impl Default for AttackSettings {
             iterations: 200,
             patience: 7,
             stop: StopRule::Agreement,
-            confidence_threshold: 0.9,
+            confidence_threshold: 0.5,
             disagreement_share: 0.1,
             mixup_alpha: 0.75,
             variant: Variant::PUA,
         }
     }
+}
+
+fn pretrain<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<TrainSettings, D::Error> {
+    over(AttackSettings::default().pretrain, deserializer)
+}
+
+fn mutual<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<TrainSettings, D::Error> {
+    over(AttackSettings::default().mutual, deserializer)
+}
+
+/// Settings of one stage, in which what is left out keeps that stage's default, not the training loop's.
+fn over<'de, D: Deserializer<'de>>(default: TrainSettings, deserializer: D) -> std::result::Result<TrainSettings, D::Error> {
+    let given = serde_yaml::Mapping::deserialize(deserializer)?;
+    let mut all = match serde_yaml::to_value(default).map_err(D::Error::custom)? {
+        serde_yaml::Value::Mapping(all) => all,
+        _ => return Err(D::Error::custom("settings are no mapping")),
+    };
+    all.extend(given);
+    serde_yaml::from_value(serde_yaml::Value::Mapping(all)).map_err(D::Error::custom)
 }
 
 impl AttackSettings {
@@ -124,8 +148,15 @@ impl AttackSettings {
         if !(self.logit_scale > 0.0 && self.logit_scale.is_finite()) {
             return Err(Error::usage(format!("logit_scale is {}, which is not a positive number", self.logit_scale)));
         }
-        self.pretrain.check().map_err(|e| e.at("pretrain"))?;
-        self.mutual.check().map_err(|e| e.at("mutual"))?;
+        for (stage, plan) in [("pretrain", &self.pretrain), ("mutual", &self.mutual)] {
+            plan.check().map_err(|e| e.at(stage))?;
+            if plan.seed != 0 {
+                return Err(Error::usage("seed is set here, but all seeds of the attack follow from its own").at(stage));
+            }
+            if plan.direction != Direction::Descend {
+                return Err(Error::usage("direction is ascend, but the attack only learns").at(stage));
+            }
+        }
         if self.head_width == 0 || self.patience == 0 {
             return Err(Error::usage("head_width and patience must be at least 1"));
         }
@@ -135,5 +166,42 @@ impl AttackSettings {
     /// How disagreement sets are chosen.
     pub fn selection(&self) -> Selection {
         Selection { confidence_threshold: self.confidence_threshold, share: self.disagreement_share }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(text: &str) -> serde_yaml::Result<AttackSettings> {
+        serde_yaml::from_str(text)
+    }
+
+    #[test]
+    fn every_key_left_out_of_a_stage_keeps_that_stages_default() {
+        let default = AttackSettings::default();
+        let given = parse("pretrain: {epochs: 7}\nmutual: {batch_size: 9}").unwrap();
+        let pretrain = TrainSettings { epochs: 7, ..default.pretrain.clone() };
+        let mutual = TrainSettings { batch_size: 9, ..default.mutual.clone() };
+        assert_eq!(given, AttackSettings { pretrain, mutual, ..default.clone() });
+        assert_eq!(parse(&serde_yaml::to_string(&given).unwrap()).unwrap(), given);
+        assert_eq!(parse("{}").unwrap(), default);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_line() {
+        let error = parse("seed: 1\npretrain:\n  epoch: 7\n").unwrap_err();
+        assert!(error.to_string().contains("unknown field `epoch`"), "{error}");
+        assert!(error.location().is_some(), "{error}");
+        assert!(parse("sed: 1").is_err());
+    }
+
+    #[test]
+    fn what_a_stage_would_ignore_is_refused() {
+        for (text, named) in [("mutual: {seed: 3}", "seed"), ("pretrain: {direction: ascend}", "direction")] {
+            let error = parse(text).unwrap().validate().unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::cli::progress::Bar;
 use crate::data::Adapter;
 use crate::error::{Error, Place, Result};
-use crate::graph::{ImportOptions, Model};
+use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome};
 use crate::harness::results::{self, Described};
 use crate::nets::Backbone;
@@ -63,6 +63,9 @@ pub struct Args {
     /// What the tables call the unlearning method: RT, FT, GA, FF, IU, WP or a name of yours.
     #[arg(long, default_value = "external")]
     method: String,
+    /// The same for the control.
+    #[arg(long, default_value = "control", value_name = "METHOD")]
+    control_method: String,
     /// Resize images of another size instead of leaving them out.
     #[arg(long)]
     resize: bool,
@@ -98,9 +101,9 @@ pub fn run(args: &Args) -> Result<()> {
     let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let with_classes = Expected { size: Some((probe.height(), probe.width())), classes: Some(probe.classes.clone()), ..expected };
     let forget = common::images(forget_path, &with_classes, Some(args.out.join("state/cache")), &reporter)?;
-    let variants: &[Variant] = if args.ablation { &Variant::ALL } else { &[Variant::PUA] };
-    let described = Described { dataset: &args.dataset, backbone: &args.model_name, method: &args.method, device };
-    let one = |model: &Model, out: &Path, what: &str, stage_one_of: Option<&Path>| -> Result<Finished> {
+    let variants: &[Variant] = if args.ablation { &Variant::ALL } else { &[settings.variant] };
+    let one = |model: &Model, out: &Path, method: &str, what: &str, stage_one_of: Option<&Path>| -> Result<Finished> {
+        let described = Described { dataset: &args.dataset, backbone: &args.model_name, method, device };
         let audit = Audit {
             model,
             forget: &forget,
@@ -122,10 +125,10 @@ pub fn run(args: &Args) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         Ok(Finished { summary: results::write(&audit, &outcome, &described, seconds)?, outcome })
     };
-    let mut finished = one(&model, &args.out, "attack", None)?;
+    let mut finished = one(&model, &args.out, &args.method, "attack", None)?;
     if let Some(path) = &args.control {
         let control = open(path, &adapter, &args.reading, device).at(|| "control")?;
-        let other = one(&control, &args.out.join("control"), "control", Some(&args.out))?;
+        let other = one(&control, &args.out.join("control"), &args.control_method, "control", Some(&args.out))?;
         results::add_control(&args.out, &mut finished.summary, &other.summary)?;
     }
     if args.json {
@@ -143,7 +146,7 @@ struct Finished {
 
 fn open(path: &Path, adapter: &Adapter, reading: &Reading, device: Device) -> Result<Model> {
     let file = onnx::read(path, &reading.limits()?)?;
-    Model::import(file, &ImportOptions { image: adapter.input.image_shape() }, device)
+    Model::import(file, &common::import_options(adapter), device)
 }
 
 fn settings(args: &Args) -> Result<AttackSettings> {

@@ -6,7 +6,7 @@ use crate::check::{self, Check};
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Result, readable};
-use crate::graph::{ImportOptions, ImportReport, TensorInfo};
+use crate::graph::{ImportReport, TensorInfo};
 use crate::tensor::Device;
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ const MOST_IMAGES: usize = 200;
 pub fn run(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let options = ImportOptions { image: adapter.input.image_shape() };
+    let options = common::import_options(&adapter);
     let reporter = args.compute.reporter();
     let images = match &args.images {
         None => None,

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::progress::Reporter;
+use crate::data::adapter::Output;
 use crate::data::{Adapter, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
+use crate::graph::{Head, ImportOptions};
 use crate::onnx::Limits;
 use crate::tensor::{Device, DeviceChoice, set_threads};
 
@@ -82,6 +84,17 @@ pub fn adapter(path: Option<&Path>) -> Result<Adapter> {
     path.map_or_else(|| Ok(Adapter::default()), Adapter::read)
 }
 
+/// What the adapter says of the model that its file may not.
+pub fn import_options(adapter: &Adapter) -> ImportOptions {
+    let head = match adapter.output {
+        Output::Auto => None,
+        Output::Logits => Some(Head::Logits),
+        Output::Probabilities => Some(Head::Probabilities),
+        Output::LogProbabilities => Some(Head::LogProbabilities),
+    };
+    ImportOptions { image: adapter.input.image_shape(), head }
+}
+
 /// How images have to look for a model: size, channels and class names.
 #[derive(Debug, Clone)]
 pub struct Expected {
@@ -119,8 +132,35 @@ pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter
     Ok(set)
 }
 
-/// Copies the files of a labelled set into class folders below `to`, wherever their labels came from.
+/// Refuses a folder that exists, so that nothing is mixed with what is in it.
+pub fn must_be_new(folder: &Path) -> Result<()> {
+    match folder.exists() {
+        false => Ok(()),
+        true => {
+            let error = Error::usage("the folder exists already").at(folder.display());
+            Err(error.help("name a new one, or remove it first"))
+        }
+    }
+}
+
+/// Copies the files of a labelled set into class folders below `to`, wherever their labels came from. The folder is filled beside
+/// its place and renamed, so that an interrupted copy is not taken for a whole one.
+///
+/// # Errors
+/// Usage, when `to` exists; Data, when two images would become one file.
 pub fn copy_images(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
+    must_be_new(to)?;
+    let mut name = to.file_name().ok_or_else(|| Error::usage("not a folder's name").at(to.display()))?.to_os_string();
+    name.push(".partial");
+    let partial = to.with_file_name(name);
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).map_err(|e| Error::io(&partial, &e))?;
+    }
+    fill(from, &partial, set)?;
+    std::fs::rename(&partial, to).map_err(|e| Error::io(to, &e))
+}
+
+fn fill(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
     for (name, label) in set.names.iter().zip(set.label_list()?) {
         let class = usize::try_from(label).ok().and_then(|label| set.classes.get(label)).map_or("", String::as_str);
         // Names from a labels.csv can be anything.
@@ -131,6 +171,13 @@ pub fn copy_images(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
         let source = from.join(name);
         let target = folder.join(source.file_name().unwrap_or_default());
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
+        if target.exists() {
+            let error = Error::data(format!(
+                "two images of class '{class}' are named {}",
+                target.file_name().unwrap_or_default().display()
+            ));
+            return Err(error.at(source.display()).help("give them different names"));
+        }
         std::fs::copy(&source, &target).map_err(|e| Error::io(&target, &e))?;
     }
     Ok(())

@@ -111,20 +111,10 @@ fn any_labelled(channels: usize) -> Expected {
 }
 
 fn sample(from: &Path, to: &Path, per_class: usize, seed: u64, reporter: &Reporter) -> Result<()> {
-    if to.exists() {
-        return Err(Error::usage("the folder exists already").at(to.display()).help("name a new one, or remove it first"));
-    }
+    common::must_be_new(to)?;
     let set = common::images(from, &any_labelled(3), None, reporter)?;
     let chosen = set.subset(&splits::per_class_subset(&set.label_list()?, per_class, seed)?)?;
-    // Filled beside its place and renamed, so that an interrupted copy is not taken for a whole one.
-    let mut name = to.file_name().ok_or_else(|| Error::usage("not a folder's name").at(to.display()))?.to_os_string();
-    name.push(".partial");
-    let partial = to.with_file_name(name);
-    if partial.exists() {
-        std::fs::remove_dir_all(&partial).map_err(|e| Error::io(&partial, &e))?;
-    }
-    common::copy_images(from, &partial, &chosen)?;
-    std::fs::rename(&partial, to).map_err(|e| Error::io(to, &e))?;
+    common::copy_images(from, to, &chosen)?;
     reporter.note(&format!("{} now holds {} images of {} classes", to.display(), chosen.len(), chosen.classes.len()));
     Ok(())
 }

@@ -25,9 +25,12 @@ pub struct Args {
     /// Labelled images to score on after training.
     #[arg(long, value_name = "DIR")]
     test: Option<PathBuf>,
-    /// Images of each class to use, chosen by the seed; all by default.
+    /// Images of each class to use, chosen by --split-seed; all by default.
     #[arg(long, value_name = "N")]
     per_class: Option<usize>,
+    /// Seed of the choice of images; `cmira unlearn` has to be given the same.
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    split_seed: u64,
     /// The trained model.
     #[arg(long, value_name = "MODEL.onnx")]
     out: PathBuf,
@@ -46,15 +49,15 @@ pub struct Args {
 /// Settings of the training loop that the command line offers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Hyper {
-    /// Passes over the training images.
-    #[arg(long, default_value_t = 30)]
-    pub epochs: usize,
+    /// Passes over the images. 30 for `cmira train`; of the paper for RT (100) and GA (4).
+    #[arg(long)]
+    pub epochs: Option<usize>,
     /// Images in a batch.
     #[arg(long, default_value_t = 64)]
     pub batch_size: usize,
-    /// Learning rate at the start.
-    #[arg(long, default_value_t = 0.05)]
-    pub lr: f64,
+    /// Learning rate at the start. 0.05 for `cmira train`, of the paper for RT (0.1); GA has --ga-rates.
+    #[arg(long)]
+    pub lr: Option<f64>,
     /// SGD momentum.
     #[arg(long, default_value_t = 0.9)]
     pub momentum: f64,
@@ -78,17 +81,17 @@ impl Hyper {
         if self.augment { Augment::default() } else { Augment::NONE }
     }
 
-    /// The settings of the loop.
-    pub fn settings(&self) -> TrainSettings {
+    /// The settings of the loop; what is neither given nor has a default on the command line is taken from `defaults`.
+    pub fn settings(&self, defaults: &TrainSettings) -> TrainSettings {
         TrainSettings {
-            epochs: self.epochs,
+            epochs: self.epochs.unwrap_or(defaults.epochs),
             batch_size: self.batch_size,
-            learning_rate: self.lr,
+            learning_rate: self.lr.unwrap_or(defaults.learning_rate),
             momentum: self.momentum,
             weight_decay: self.weight_decay,
-            schedule: if self.constant_lr { Schedule::Constant {} } else { Schedule::Cosine { floor: 0.0 } },
+            schedule: if self.constant_lr { Schedule::Constant {} } else { defaults.schedule.clone() },
             seed: self.seed,
-            ..TrainSettings::default()
+            ..defaults.clone()
         }
     }
 }
@@ -101,12 +104,13 @@ pub fn run(args: &Args) -> Result<()> {
     let expected = Expected { size: None, channels, classes: adapter.classes.clone(), resize: false };
     let mut set = common::images(&args.data, &expected, None, &reporter)?;
     if let Some(count) = args.per_class {
-        set = set.subset(&splits::per_class_subset(&set.label_list()?, count, args.hyper.seed)?)?;
+        set = set.subset(&splits::per_class_subset(&set.label_list()?, count, args.split_seed)?)?;
     }
     let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
     let proto = nets::classifier(args.backbone, input, set.classes.len(), args.hyper.seed)?;
     let model = Model::from_proto("new model", proto, device)?;
-    fit(&model, &set, &adapter, &args.hyper, &args.out, &args.compute)?;
+    let settings = args.hyper.settings(&TrainSettings { learning_rate: 0.05, ..TrainSettings::default() });
+    fit(&model, &set, &adapter, &settings, args.hyper.augmentation(), &args.out, &args.compute)?;
     let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);
     println!("accuracy on the training images: {:.2} %", accuracy_on(&set)?);
     if let Some(folder) = &args.test {
@@ -125,12 +129,13 @@ pub fn fit(
     model: &Model,
     set: &ImageSet,
     adapter: &Adapter,
-    hyper: &Hyper,
+    settings: &TrainSettings,
+    augment: Augment,
     out: &std::path::Path,
     compute: &Compute,
 ) -> Result<()> {
     let batches = Batches::new(set, adapter, model.device())?;
-    let samples = resident(&batches, &set.label_list()?, model.classes(), hyper.augmentation())?;
+    let samples = resident(&batches, &set.label_list()?, model.classes(), augment)?;
     let bar = compute.reporter().bar("training");
     let mut show = |event: &train::Event| {
         if let train::Event::Epoch { epoch, of, loss, .. } = event {
@@ -139,14 +144,20 @@ pub fn fit(
         }
     };
     let path = out.with_extension("checkpoint.safetensors");
-    let checkpoint = Checkpoint { path: path.clone(), every: 5, fingerprint: format!("{} {}", set.sha256, model.sha256()) };
+    // Everything that the loop's own settings do not say.
+    let inputs = serde_json::to_string(&(adapter, augment)).map_err(Error::unexpected)?;
+    let fingerprint = format!("{} {} {inputs}", set.sha256, model.sha256());
+    let checkpoint = Checkpoint { path: path.clone(), every: 5, fingerprint };
     let mut control =
         Control { on_event: Some(&mut show), stop: Some(common::listen_for_interrupt()), checkpoint: Some(checkpoint) };
-    let result = train::fit(model, &samples, &hyper.settings(), &mut control);
+    let result = train::fit(model, &samples, settings, &mut control);
     bar.finish();
     result?;
-    // The finished model itself is about to be written.
-    std::fs::remove_file(&path).map_err(|e| Error::io(&path, &e))
+    // The finished model itself is about to be written. Without an epoch there is no checkpoint.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, &error)),
+        _ => Ok(()),
+    }
 }
 
 /// Top-1 accuracy of a model on a labelled set, percent.

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::nets::{self, Backbone, InputShape};
 use crate::onnx;
+use crate::train::Control;
 use crate::train::samples::resident;
-use crate::train::{Control, TrainSettings};
 use crate::unlearn::{self, Method, Start, calibrate_ga};
 
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub struct Args {
     /// The labelled images that the model was trained on.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Images of each class to use, chosen by the seed as in `cmira train`.
+    /// Images of each class to use, chosen by --split-seed as in `cmira train`.
     #[arg(long, value_name = "N")]
     per_class: Option<usize>,
     /// Classes of which images are forgotten, separated by commas.
@@ -36,13 +36,13 @@ pub struct Args {
     /// The share of each of these classes that is forgotten.
     #[arg(long, default_value_t = 0.5)]
     forget_share: f64,
-    /// Seed of the split.
+    /// Seed of the choice of images and of the split; the one that `cmira train` was given.
     #[arg(long, default_value_t = 0)]
     split_seed: u64,
     /// The unlearned model.
     #[arg(long, value_name = "MODEL.onnx")]
     out: PathBuf,
-    /// Copy the forgotten images into class folders here, ready for `cmira audit --forget`.
+    /// Copy the forgotten images into class folders of a new folder, ready for `cmira audit --forget`.
     #[arg(long, value_name = "DIR")]
     forget_images: Option<PathBuf>,
     /// RT: the backbone to retrain.
@@ -51,9 +51,6 @@ pub struct Args {
     /// GA: learning rates to choose from; the strongest that keeps the retain accuracy wins.
     #[arg(long, value_delimiter = ',', default_values_t = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2], value_name = "LR")]
     ga_rates: Vec<f64>,
-    /// GA: epochs over the forget set. The paper: 4 or 5.
-    #[arg(long, default_value_t = 4)]
-    ga_epochs: usize,
     /// GA: how many points of accuracy on the retain set may be lost.
     #[arg(long, default_value_t = 10.0)]
     margin: f64,
@@ -68,30 +65,36 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let method = unlearn::method(&args.method)?;
+    let start = method.needs().start;
+    if start == Start::Original && (args.hyper.lr.is_some() || args.hyper.augment || args.hyper.constant_lr) {
+        let error = Error::usage(format!("--lr, --augment and --constant-lr mean nothing to {}", method.name()));
+        return Err(error.help("its learning rate is constant and chosen among --ga-rates"));
+    }
+    if let Some(folder) = &args.forget_images {
+        common::must_be_new(folder)?;
+    }
     let device = args.compute.start()?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
+    let original = Model::open(&args.model, device)?;
     let channels = adapter.input.channels.unwrap_or(3);
     let expected = Expected { size: None, channels, classes: adapter.classes.clone(), resize: false };
     let mut set = common::images(&args.data, &expected, None, &reporter)?;
     if let Some(count) = args.per_class {
-        set = set.subset(&splits::per_class_subset(&set.label_list()?, count, args.hyper.seed)?)?;
+        set = set.subset(&splits::per_class_subset(&set.label_list()?, count, args.split_seed)?)?;
     }
     let classes = class_indices(&args.forget_classes, &set.classes)?;
     let split = splits::forget_half(&set.label_list()?, &classes, args.forget_share, args.split_seed)?;
     let (forget, retain) = (set.subset(&split.forget)?, set.subset(&split.retain)?);
     let split_file = args.out.with_extension("split.csv");
     split.write(&split_file, &set)?;
-    if let Some(folder) = &args.forget_images {
-        common::copy_images(&args.data, folder, &forget)?;
-    }
-    let original = Model::open(&args.model, device)?;
-    let model = match method.needs().start {
+    let model = match start {
         Start::Fresh => {
             let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
             let proto = nets::classifier(args.backbone, input, original.classes(), args.hyper.seed)?;
             let model = Model::from_proto("new model", proto, device)?;
-            fit(&model, &retain, &adapter, &args.hyper, &args.out, &args.compute)?;
+            let settings = args.hyper.settings(&method.defaults());
+            fit(&model, &retain, &adapter, &settings, args.hyper.augmentation(), &args.out, &args.compute)?;
             model
         }
         Start::Original => ascend(args, method, &original, &retain, &forget, &adapter)?,
@@ -100,6 +103,9 @@ pub fn run(args: &Args) -> Result<()> {
         let (before, after) =
             (accuracy_percent(&original, set, &adapter, device)?, accuracy_percent(&model, set, &adapter, device)?);
         println!("accuracy on the {name} set: {before:.2} % before, {after:.2} % after");
+    }
+    if let Some(folder) = &args.forget_images {
+        common::copy_images(&args.data, folder, &forget)?;
     }
     onnx::save(&model.to_onnx()?, &args.out)?;
     reporter.note(&format!("wrote {} and {}", args.out.display(), split_file.display()));
@@ -120,8 +126,7 @@ fn ascend(
         (Batches::new(retain, adapter, model.device())?, Batches::new(forget, adapter, model.device())?);
     let retain = resident(&retain_images, &retain.label_list()?, model.classes(), Augment::NONE)?;
     let forget = resident(&forget_images, &forget.label_list()?, model.classes(), Augment::NONE)?;
-    let settings =
-        TrainSettings { epochs: args.ga_epochs, batch_size: args.hyper.batch_size, seed: args.hyper.seed, ..method.defaults() };
+    let settings = args.hyper.settings(&method.defaults());
     let mut control = Control { on_event: None, stop: Some(common::listen_for_interrupt()), checkpoint: None };
     let chosen = calibrate_ga(&model, &retain, &forget, &settings, &args.ga_rates, args.margin, &mut control)?;
     for candidate in &chosen.candidates {

@@ -23,6 +23,8 @@ use crate::tensor::{Kind, Tensor, is_float, no_grad};
 pub struct ImportOptions {
     /// `[C, H, W]` of the images, where the file leaves these dimensions open.
     pub image: Option<[i64; 3]>,
+    /// What the first output holds, where somebody said so.
+    pub head: Option<Head>,
 }
 
 /// What the import found and did: the summary of `cmira check`.
@@ -99,6 +101,7 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     let roles = params::assign(&mut ir)?;
     let matrices = weight_matrices(&ir);
     let (logits, head) = head::find(&ir, &file.model);
+    head::agree(head, options.head)?;
     let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
     let input = Input::of(&ir, &file.model, options)?;
     let report = ImportReport {
@@ -310,14 +313,14 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input)
         }
     }
     // Targets and indices tried during the search are stored behind the file's own tensors.
-    for index in before..stored.len() {
+    for (index, tensor) in stored.iter().enumerate().skip(before) {
         shared.stored.push(StoredInfo {
             name: format!("batch_free_constant.{index}"),
             origin: Origin::Folded,
             trainable: false,
             buffer: false,
             is_weight_matrix: false,
-            stays_on_host: stays_on_host(&stored[index]),
+            stays_on_host: stays_on_host(tensor),
         });
     }
     Ok(())

@@ -15,7 +15,7 @@ use crate::graph::Model;
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
-use crate::tensor::Device;
+use crate::tensor::{Device, device_name, threads};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::{self, Control};
 
@@ -178,8 +178,10 @@ fn identity(audit: &Audit) -> Result<String> {
     let settings = serde_json::to_string(audit.settings).map_err(Error::unexpected)?;
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
     let mut hash = Sha256::new();
-    for part in [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, env!("CARGO_PKG_VERSION")]
-    {
+    // Device and threads change the last bits, so what was begun with some is not mixed with others.
+    let compute = format!("{} {}", device_name(audit.device), threads());
+    let inputs = [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, &compute];
+    for part in inputs.into_iter().chain([env!("CARGO_PKG_VERSION")]) {
         hash.update(part.as_bytes());
         hash.update([0]);
     }

@@ -5,7 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::attack::AttackSettings;
+use crate::attack::{AttackSettings, Course, Iteration, Variant};
+use crate::data::Adapter;
 use crate::error::{Error, Result, readable};
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome, VariantOutcome};
@@ -48,8 +49,14 @@ pub struct Summary {
     pub a_r: Option<f64>,
     /// See [`Record::a_r_geometric`].
     pub a_r_geometric: Option<f64>,
+    /// See [`Record::acc_u_best`].
+    pub acc_u_best: Option<f64>,
     /// See [`Record::excess`].
     pub excess: Option<f64>,
+    /// See [`Record::excess_u`].
+    pub excess_u: Option<f64>,
+    /// See [`Record::control_sha256`].
+    pub control_sha256: Option<String>,
     /// See [`Record::agreement_rate`].
     pub agreement_rate: f64,
     /// Iterations of stage 2.
@@ -62,14 +69,35 @@ pub struct Summary {
     pub largest_spectral_norm: Option<f64>,
     /// Forget images that are in the probing set as well.
     pub shared_images: usize,
+    /// Class names in the order of the model's outputs.
+    pub classes: Vec<String>,
+    /// How images were turned into numbers.
+    pub adapter: Adapter,
+    /// What the import changed in the audited model so that it can be trained.
+    pub repairs: Vec<String>,
+    /// Parameters of the audited model that were trained.
+    pub trainable: usize,
+    /// Files that could not be used, by set; each was named on stderr.
+    pub left_out: LeftOut,
     /// Every setting of the attack.
     pub settings: AttackSettings,
     /// Where the numbers come from.
     pub provenance: Provenance,
     /// Every variant that was run.
     pub records: Vec<Record>,
-    /// Seconds of wall-clock time.
+    /// What a reader should know before relying on the numbers, in words.
+    pub notes: Vec<String>,
+    /// Seconds of wall-clock time; of an audit that was interrupted, those after it was taken up again.
     pub seconds: f64,
+}
+
+/// How many image files were left out.
+#[derive(Debug, Clone, Serialize)]
+pub struct LeftOut {
+    /// Of the forget set.
+    pub forget: usize,
+    /// Of the probing set.
+    pub probe: usize,
 }
 
 /// Writes all results of an audit and gives its headline.
@@ -95,20 +123,51 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
         r_r: headline.r_r,
         a_r: headline.a_r,
         a_r_geometric: headline.a_r_geometric,
+        acc_u_best: headline.acc_u_best,
         excess: None,
+        excess_u: None,
+        control_sha256: None,
         agreement_rate: headline.agreement_rate,
         iterations: headline.iterations,
         stop_reason: headline.stop_reason.clone(),
         probe_holdout_accuracy: outcome.holdout_accuracy,
         largest_spectral_norm: outcome.largest_spectral_norm,
         shared_images: outcome.shared_images,
+        classes: audit.probe.classes.clone(),
+        adapter: audit.adapter.clone(),
+        repairs: audit.model.report().repairs.clone(),
+        trainable: audit.model.report().trainable.len(),
+        left_out: LeftOut { forget: audit.forget.problems.len(), probe: audit.probe.problems.len() },
         settings: audit.settings.clone(),
         provenance,
         records,
+        notes: starved(audit.settings, main.variant, audit.forget.len(), &main.course).into_iter().collect(),
         seconds,
     };
     finish(audit.results, &summary)?;
     Ok(summary)
+}
+
+/// Says so when the confidence threshold, not the share, decided how little a model taught the other at the end: an attack that
+/// stalls for want of confident teachers shows nothing about the audited model.
+fn starved(settings: &AttackSettings, variant: Variant, forget: usize, course: &Course) -> Option<String> {
+    let last = course.iterations.last().filter(|line| line.iteration > 0)?;
+    let most = settings.selection().most(forget.saturating_sub(last.agreement));
+    let attack_teaches = variant == Variant::PUA;
+    let teachers = [("the unlearned model", last.from_unlearned, true), ("the attack model", last.from_attack, attack_teaches)];
+    let short: Vec<String> = teachers
+        .into_iter()
+        .filter(|(_, taught, teaches)| *teaches && 2 * taught < most)
+        .map(|(name, taught, _)| format!("{name} was sure of {taught}"))
+        .collect();
+    (!short.is_empty()).then(|| {
+        format!(
+            "in the last iteration {}, where disagreement_share allows {most}: confidence_threshold ({}) kept the models from \
+             teaching each other. A lower one lets them",
+            short.join(" and "),
+            settings.confidence_threshold
+        )
+    })
 }
 
 /// Takes the control's result into account: what the control reaches as well is no leak of the audited model.
@@ -117,10 +176,16 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
 /// As [`write()`].
 pub fn add_control(results: &Path, summary: &mut Summary, control: &Summary) -> Result<()> {
     for record in &mut summary.records {
-        let other = control.records.iter().find(|r| r.variant == record.variant).and_then(|r| r.acc_a_last);
-        record.excess = record.acc_a_last.zip(other).map(|(a, control)| recovery::excess(a, control));
+        let Some(other) = control.records.iter().find(|r| r.variant == record.variant) else { continue };
+        let beyond = |own: Option<f64>, other: Option<f64>| own.zip(other).map(|(own, other)| recovery::excess(own, other));
+        record.excess = beyond(record.acc_a_last, other.acc_a_last);
+        record.excess_u = beyond(record.acc_u_after, other.acc_u_after);
+        record.control_sha256 = Some(other.provenance.model_sha256.clone());
     }
-    summary.excess = summary.records.last().and_then(|r| r.excess);
+    let headline = summary.records.last();
+    summary.excess = headline.and_then(|r| r.excess);
+    summary.excess_u = headline.and_then(|r| r.excess_u);
+    summary.control_sha256 = headline.and_then(|r| r.control_sha256.clone());
     finish(results, summary)
 }
 
@@ -133,12 +198,14 @@ fn finish(results: &Path, summary: &Summary) -> Result<()> {
 
 fn provenance(audit: &Audit, device: Device) -> Result<Provenance> {
     let settings = serde_json::to_vec(audit.settings).map_err(Error::unexpected)?;
+    let adapter = serde_json::to_vec(audit.adapter).map_err(Error::unexpected)?;
     Ok(Provenance {
         seed: audit.settings.seed,
         settings_sha256: format!("{:x}", Sha256::digest(&settings)),
         model_sha256: audit.model.sha256().to_string(),
         forget_sha256: audit.forget.sha256.clone(),
         probe_sha256: audit.probe.sha256.clone(),
+        adapter_sha256: format!("{:x}", Sha256::digest(&adapter)),
         device: device_name(device),
         threads: threads(),
         cmira: env!("CARGO_PKG_VERSION").to_string(),
@@ -157,22 +224,20 @@ fn record(audit: &Audit, variant: &VariantOutcome, described: &Described, proven
     let (radii_u, radii_a) = (radii(&by_u), radii(&by_a));
     let right = |classes: &[i64]| -> Vec<bool> { classes.iter().zip(truth).filter_map(|(c, t)| t.map(|t| t == *c)).collect() };
     let bounds = interval::paired_difference(&right(&course.before.classes), &right(&course.attack.classes));
-    let best = course
-        .iterations
-        .iter()
-        .filter_map(|line| line.acc_a)
-        .fold(None, |best: Option<f64>, a| Some(best.map_or(a, |b| b.max(a))));
+    let best = |accuracy: fn(&Iteration) -> Option<f64>| course.iterations.iter().filter_map(accuracy).reduce(f64::max);
     Record {
         dataset: described.dataset.to_string(),
         backbone: described.backbone.to_string(),
         method: described.method.to_string(),
         variant: variant.variant.name().to_string(),
         n_forget: audit.forget.len(),
+        n_scored: truth.iter().flatten().count(),
         n_probe: audit.probe.len(),
         acc_u,
         acc_a_last: acc_a,
-        acc_a_best: best,
+        acc_a_best: best(|line| line.acc_a),
         acc_u_after: percent(&course.unlearned.classes),
+        acc_u_best: best(|line| line.acc_u),
         r_i: acc_u.zip(acc_a).map(|(u, a)| recovery::improvement(u, a)),
         r_r: acc_u.zip(acc_a).and_then(|(u, a)| recovery::rate(u, a)),
         a_r: polygon::area_recovery(&radii_u, &radii_a),
@@ -180,6 +245,8 @@ fn record(audit: &Audit, variant: &VariantOutcome, described: &Described, proven
         r_i_low: bounds.map(|b| b.0),
         r_i_high: bounds.map(|b| b.1),
         excess: None,
+        excess_u: None,
+        control_sha256: None,
         agreement_rate: course.iterations.last().map_or(0.0, |line| line.agreement_rate),
         iterations: course.iterations.len().saturating_sub(1),
         stop_reason: variant.stop.to_string(),
@@ -290,11 +357,14 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
             ));
         }
         if let (Some(low), Some(high)) = (r.r_i_low, r.r_i_high) {
-            line(format!("R_I is between {low:+.2} and {high:+.2} points (95 %, over {} images)", r.n_forget));
+            line(format!("R_I is between {low:+.2} and {high:+.2} points (95 %, over {} images)", r.n_scored));
         }
     }
     if summary.acc_u.is_none() {
         line("the forget images have no labels: accuracies stay empty; predictions.csv holds what was recovered".to_string());
+    }
+    for note in &summary.notes {
+        line(format!("note: {note}"));
     }
     let last = outcome.variants.last();
     line(format!(
@@ -309,4 +379,46 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
     ));
     line("run.json recovered.onnx unlearned_after.onnx".to_string());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::attack::sets::Predictions;
+
+    fn course(sizes: [usize; 3], iterations: usize) -> Course {
+        let none = Predictions { classes: Vec::new(), confidences: Vec::new() };
+        let [agreement, from_unlearned, from_attack] = sizes;
+        let line = |iteration| Iteration {
+            iteration,
+            acc_a: None,
+            acc_u: None,
+            agreement_rate: 0.5,
+            agreement,
+            from_unlearned,
+            from_attack,
+            loss_a: None,
+            loss_u: None,
+        };
+        let iterations = (0..=iterations).map(line).collect();
+        let [before, pretrained, attack, unlearned, best] = [(); 5].map(|()| none.clone());
+        Course { iterations, before, pretrained, attack, unlearned, best, stop: None }
+    }
+
+    #[test]
+    fn an_attack_without_confident_teachers_is_told_of() {
+        let settings = AttackSettings { disagreement_share: 0.1, confidence_threshold: 0.75, ..AttackSettings::default() };
+        let note = |variant, sizes, iterations| starved(&settings, variant, 1000, &course(sizes, iterations));
+        // 400 of 1,000 images disagree, so 40 may be taught.
+        let both = note(Variant::PUA, [600, 12, 2], 3).unwrap();
+        assert!(both.contains("the unlearned model was sure of 12 and the attack model was sure of 2"), "{both}");
+        assert!(both.contains("allows 40") && both.contains("(0.75)"), "{both}");
+        let one = note(Variant::PUA, [600, 40, 0], 3).unwrap();
+        assert!(one.contains("in the last iteration the attack model was sure of 0"), "{one}");
+        assert_eq!(note(Variant::PU, [600, 40, 0], 3), None);
+        assert_eq!(note(Variant::PUA, [600, 40, 20], 3), None);
+        assert_eq!(note(Variant::PUA, [0, 0, 0], 0), None);
+        assert_eq!(note(Variant::PUA, [1000, 0, 0], 3), None);
+    }
 }

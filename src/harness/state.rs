@@ -55,7 +55,9 @@ impl Store {
         match std::fs::read_to_string(&file) {
             Ok(found) if found == identity => {}
             Ok(_) => {
-                let error = Error::usage("this folder holds an audit with other settings, another model or other images");
+                let error = Error::usage(
+                    "this folder holds an audit with other settings, another model, other images, another device or other threads",
+                );
                 return Err(error.at(results.display()).help("choose another --out, or delete the folder"));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => write(&file, identity.as_bytes())?,

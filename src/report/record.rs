@@ -30,6 +30,8 @@ pub struct Provenance {
     pub forget_sha256: String,
     /// SHA-256 of the probing set.
     pub probe_sha256: String,
+    /// SHA-256 of the adapter: how images are turned into numbers decides every figure.
+    pub adapter_sha256: String,
     /// `cpu` or `cuda:N`.
     pub device: String,
     /// Threads of one libtorch operation.
@@ -53,6 +55,8 @@ pub struct Record {
     pub variant: String,
     /// Forget images.
     pub n_forget: usize,
+    /// Forget images whose true class is known: what accuracies are computed over.
+    pub n_scored: usize,
     /// Probing images.
     pub n_probe: usize,
     /// The unlearned model before the attack.
@@ -63,6 +67,8 @@ pub struct Record {
     pub acc_a_best: Option<f64>,
     /// The unlearned model at the end: it recovers, too.
     pub acc_u_after: Option<f64>,
+    /// The unlearned model's best iteration, known only to who has the labels.
+    pub acc_u_best: Option<f64>,
     /// `acc_a_last - acc_u`, in points.
     pub r_i: Option<f64>,
     /// `100 r_i / acc_u`, percent.
@@ -77,6 +83,10 @@ pub struct Record {
     pub r_i_high: Option<f64>,
     /// `acc_a_last` minus the control's, in points; empty without a control.
     pub excess: Option<f64>,
+    /// `acc_u_after` minus the control's, in points; empty without a control.
+    pub excess_u: Option<f64>,
+    /// SHA-256 of the control's file.
+    pub control_sha256: Option<String>,
     /// Share of forget images on which both models agree at the end, `0..=1`.
     pub agreement_rate: f64,
     /// Iterations of stage 2.

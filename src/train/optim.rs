@@ -41,7 +41,7 @@ impl Sgd {
         Ok(Tensor::f_run_backward(&[scalar], &self.params, false, false)?)
     }
 
-    /// One step at a learning rate. The gradients, one for each parameter, are used up; a parameter whose gradient is not
+    /// One step at a learning rate. The gradients, one for each parameter, stay as they are; a parameter whose gradient is not
     /// defined stays as it is.
     ///
     /// # Errors
@@ -55,15 +55,16 @@ impl Sgd {
             if !gradient.defined() {
                 continue;
             }
+            // Nothing below changes a gradient in place: two parameters that are added to each other share theirs.
             if self.weight_decay != 0.0 {
-                gradient = gradient.f_add_(&param.f_mul_scalar(self.weight_decay)?)?;
+                gradient = gradient.f_add(&param.f_mul_scalar(self.weight_decay)?)?;
             }
             let mut update = match self.velocities.get_mut(index) {
                 None => gradient,
                 Some(velocity) => {
                     let velocity = velocity.f_mul_scalar_(self.momentum)?.f_add_(&gradient)?;
                     if self.nesterov {
-                        gradient.f_add_(&velocity.f_mul_scalar(self.momentum)?)?
+                        gradient.f_add(&velocity.f_mul_scalar(self.momentum)?)?
                     } else {
                         // Not in place: the velocity is needed again.
                         velocity.f_mul_scalar(learning_rate)?
@@ -71,7 +72,7 @@ impl Sgd {
                 }
             };
             if self.velocities.is_empty() || self.nesterov {
-                update = update.f_mul_scalar_(learning_rate)?;
+                update = update.f_mul_scalar(learning_rate)?;
             }
             let _ = param.f_sub_(&update)?;
         }

@@ -30,6 +30,8 @@ const ARGUMENTS: &[&str] = &[
     "GA",
     "--control",
     "fixtures/models/pytorch_rt.onnx",
+    "--control-method",
+    "RT",
     "--out",
     OUT,
 ];

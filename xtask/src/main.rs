@@ -97,7 +97,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "measure-cifar10",
         flags: &[DATA],
-        about: "Trains, unlearns and audits on real images and writes docs/results/cifar10.md (two hours)",
+        about: "Trains, unlearns and audits on real images and writes docs/results/cifar10.md (an hour)",
         details: measure::DETAILS,
         run: |workspace, flags| measure::cifar10(workspace, flags.value("--data")),
     },

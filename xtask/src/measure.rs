@@ -52,9 +52,14 @@ impl Bench {
         let data = data.ok_or_else(|| Failure::usage("--data DIR is needed: a folder with train/<class>/ and test/<class>/"))?;
         let data = fs::canonicalize(data).at(Path::new(data))?;
         setup::run(workspace, Wishes { conformance: false, cuda: false })?;
-        let binary = workspace::build(workspace)?;
+        let built = workspace::build(workspace)?;
         let folder = workspace.root().join("out").join(name);
         fs::create_dir_all(&folder).at(&folder)?;
+        // One binary for all steps, whatever is built meanwhile.
+        let binary = folder.join("cmira");
+        if !binary.exists() {
+            fs::copy(&built, &binary).at(&binary)?;
+        }
         Ok(Bench { binary, folder, data })
     }
 
@@ -87,6 +92,16 @@ impl Bench {
         let record = serde_json::json!({ "command": done.command, "output": done.output, "seconds": done.seconds });
         fs::write(&log, record.to_string()).at(&log)?;
         Ok(done)
+    }
+
+    /// Runs two steps side by side, one core each: neither needs what the other makes.
+    fn both(&self, first: (&str, &str), second: (&str, &str)) -> Result<[Done; 2]> {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| self.step(second.0, second.1));
+            let done = self.step(first.0, first.1);
+            let other = other.join().map_err(|_| Failure::new(format!("'{}' panicked", second.0)))?;
+            Ok([done?, other?])
+        })
     }
 
     /// A JSON file that a step wrote.

@@ -1,7 +1,10 @@
 //! Finds the logits behind a trailing Softmax or LogSoftmax, so that training works on logits whatever the file ends with.
 
+use std::fmt;
+
 use serde::Serialize;
 
+use crate::error::{Error, Result};
 use crate::graph::ir::{Ir, ValueId};
 use crate::onnx::proto::ModelProto;
 
@@ -15,6 +18,27 @@ pub enum Head {
     Probabilities,
     /// The output is LogSoftmax of the logits.
     LogProbabilities,
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Head::Logits => "logits",
+            Head::Probabilities => "probabilities",
+            Head::LogProbabilities => "log-probabilities",
+        })
+    }
+}
+
+/// Refuses a graph that does not end as it is said to: training would take probabilities for logits, or the other way round.
+pub(crate) fn agree(found: Head, said: Option<Head>) -> Result<()> {
+    match said {
+        Some(said) if said != found => {
+            let error = Error::unsupported(format!("the output is said to be {said}, but the graph ends with {found}"));
+            Err(error.help("correct `output:` of the adapter, or export the model without what stands behind its last Softmax"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The value that holds the logits, and what the head made of it.

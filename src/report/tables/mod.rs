@@ -69,11 +69,13 @@ mod tests {
             method: method.into(),
             variant: variant.into(),
             n_forget: 20,
+            n_scored: 20,
             n_probe: 40,
             acc_u: Some(50.0),
             acc_a_last: Some(acc_a),
             acc_a_best: Some(acc_a),
             acc_u_after: Some(55.0),
+            acc_u_best: Some(57.0),
             r_i: Some(acc_a - 50.0),
             r_r: Some(2.0 * (acc_a - 50.0)),
             a_r: Some(12.0),
@@ -81,6 +83,8 @@ mod tests {
             r_i_low: None,
             r_i_high: None,
             excess: None,
+            excess_u: None,
+            control_sha256: None,
             agreement_rate: 0.5,
             iterations: 3,
             stop_reason: "patience".into(),
@@ -91,6 +95,7 @@ mod tests {
                 model_sha256: "m".into(),
                 forget_sha256: "f".into(),
                 probe_sha256: "p".into(),
+                adapter_sha256: "a".into(),
                 device: "cpu".into(),
                 threads: 2,
                 cmira: "0".into(),
@@ -137,8 +142,8 @@ mod tests {
         let text = text("results.csv", &[record("GA", "P+U+A", 60.0)]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert!(lines[0].starts_with("dataset,backbone,method,variant,class,n_forget"), "{}", lines[0]);
-        assert!(lines[1].starts_with("'=drawn,ResNet8,GA,P+U+A,all,20,40,50,60,60,55,10,20,12,,"), "{}", lines[1]);
-        assert!(lines[2].starts_with("'=drawn,ResNet8,GA,P+U+A,disc,10,40,40,60,"), "{}", lines[2]);
+        assert!(lines[0].starts_with("dataset,backbone,method,variant,class,n_forget,n_scored,n_probe"), "{}", lines[0]);
+        assert!(lines[1].starts_with("'=drawn,ResNet8,GA,P+U+A,all,20,20,40,50,60,60,55,57,10,20,12,,"), "{}", lines[1]);
+        assert!(lines[2].starts_with("'=drawn,ResNet8,GA,P+U+A,disc,10,10,40,40,60,,,,20,"), "{}", lines[2]);
     }
 }

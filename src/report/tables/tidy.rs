@@ -4,18 +4,20 @@ use super::Table;
 use crate::report::Record;
 use crate::report::csv::{number, text};
 
-const COLUMNS: [&str; 31] = [
+const COLUMNS: [&str; 36] = [
     "dataset",
     "backbone",
     "method",
     "variant",
     "class",
     "n_forget",
+    "n_scored",
     "n_probe",
     "acc_u",
     "acc_a_last",
     "acc_a_best",
     "acc_u_after",
+    "acc_u_best",
     "r_i",
     "r_r",
     "a_r",
@@ -23,6 +25,7 @@ const COLUMNS: [&str; 31] = [
     "r_i_low",
     "r_i_high",
     "excess",
+    "excess_u",
     "agreement_rate",
     "iterations",
     "stop_reason",
@@ -31,6 +34,8 @@ const COLUMNS: [&str; 31] = [
     "model_sha256",
     "forget_sha256",
     "probe_sha256",
+    "adapter_sha256",
+    "control_sha256",
     "device",
     "threads",
     "cmira",
@@ -39,7 +44,7 @@ const COLUMNS: [&str; 31] = [
 ];
 
 /// Changes when a column changes its meaning.
-const SCHEMA: &str = "1";
+const SCHEMA: &str = "2";
 
 /// Makes the table.
 pub fn make(records: &[Record]) -> Table {
@@ -53,10 +58,11 @@ fn key(record: &Record, class: &str) -> Vec<String> {
 
 fn overall(record: &Record) -> Vec<String> {
     let mut row = key(record, "all");
-    row.extend([record.n_forget, record.n_probe].map(|n| n.to_string()));
+    row.extend([record.n_forget, record.n_scored, record.n_probe].map(|n| n.to_string()));
     let r = record;
-    row.extend([r.acc_u, r.acc_a_last, r.acc_a_best, r.acc_u_after, r.r_i, r.r_r, r.a_r, r.a_r_geometric].map(number));
-    row.extend([r.r_i_low, r.r_i_high, r.excess, Some(r.agreement_rate)].map(number));
+    row.extend([r.acc_u, r.acc_a_last, r.acc_a_best, r.acc_u_after, r.acc_u_best].map(number));
+    row.extend([r.r_i, r.r_r, r.a_r, r.a_r_geometric, r.r_i_low, r.r_i_high].map(number));
+    row.extend([r.excess, r.excess_u, Some(r.agreement_rate)].map(number));
     row.extend([r.iterations.to_string(), r.stop_reason.clone()]);
     row.extend(provenance(record));
     row
@@ -65,8 +71,8 @@ fn overall(record: &Record) -> Vec<String> {
 fn by_class(record: &Record) -> impl Iterator<Item = Vec<String>> {
     record.classes.iter().map(|class| {
         let mut row = key(record, &class.class);
-        row.extend([class.images, record.n_probe].map(|n| n.to_string()));
-        row.extend([number(Some(class.acc_u)), number(Some(class.acc_a)), String::new(), String::new(), number(Some(class.r_i))]);
+        row.extend([class.images, class.images, record.n_probe].map(|n| n.to_string()));
+        row.extend([Some(class.acc_u), Some(class.acc_a), None, None, None, Some(class.r_i)].map(number));
         let empty = COLUMNS.len() - row.len() - provenance(record).len();
         row.extend(std::iter::repeat_n(String::new(), empty));
         row.extend(provenance(record));
@@ -76,9 +82,10 @@ fn by_class(record: &Record) -> impl Iterator<Item = Vec<String>> {
 
 fn provenance(record: &Record) -> Vec<String> {
     let p = &record.provenance;
-    let hashes = [&p.settings_sha256, &p.model_sha256, &p.forget_sha256, &p.probe_sha256].map(Clone::clone);
+    let hashes = [&p.settings_sha256, &p.model_sha256, &p.forget_sha256, &p.probe_sha256, &p.adapter_sha256].map(Clone::clone);
     let mut cells = vec![p.seed.to_string()];
     cells.extend(hashes);
+    cells.push(record.control_sha256.clone().unwrap_or_default());
     cells.extend([p.device.clone(), p.threads.to_string(), p.cmira.clone(), p.libtorch.clone(), SCHEMA.to_string()]);
     cells
 }
