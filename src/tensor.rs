@@ -2,12 +2,49 @@
 //!
 //! Code in this crate calls the fallible `f_*` methods of [`Tensor`]; the others panic on a libtorch error.
 
+use std::cell::Cell;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 pub use tch::{Device, Kind, NoGradGuard, Reduction, TchError, Tensor};
 
 use crate::error::{Error, Result};
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Turns a panic inside `work` into an error. The bindings panic where a call that takes a number fails: they free the number
+/// before they look at libtorch's error, and find the error there.
+///
+/// # Errors
+/// What `work` gives; Unexpected with libtorch's message instead of a panic.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outer = GUARDED.replace(true);
+    // What the work left half done is dropped with the error.
+    let result = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(outer);
+    result.unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        // `called Result::unwrap() on an Err value: Torch("message\\nbacktrace")`, with the line break spelt out.
+        let message = text.and_then(|text| text.split_once("Torch(\"")).and_then(|(_, rest)| rest.split("\\n").next());
+        Err(Error::unexpected(match message {
+            Some(message) => format!("libtorch: {message}"),
+            None => format!("a bug of this program: {}", text.unwrap_or("it gives no reason")),
+        }))
+    })
+}
+
+/// Keeps panics that [`guarded`] turns into errors from being printed as well. For programs; a library leaves the hook alone.
+pub fn silence_guarded_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !GUARDED.get() {
+            usual(info);
+        }
+    }));
+}
 
 /// What the user asked for with `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -134,6 +134,33 @@ fn an_operator_cannot_ask_for_all_memory() {
     refused(&write(folder.path(), "bomb.onnx", &bomb));
 }
 
+/// Found by hostile files: the first two ended the process by a signal, the third by a panic inside the bindings.
+#[test]
+fn what_would_end_the_process_is_refused() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let integers = |name: &str, values: &[i64], shape: &[i64]| {
+        let tensor = cmira::tensor::Tensor::from_slice(values).reshape(shape);
+        cmira::onnx::to_proto(name, &tensor).expect("a small tensor")
+    };
+    for op in ["Div", "Mod"] {
+        let constants = vec![integers("least", &[i64::MIN], &[1]), integers("minus", &[-1], &[1])];
+        let nodes = vec![node(op, &["least", "minus"], "quotient"), node("Add", &["x", "quotient"], "y")];
+        refused(&write(folder.path(), "overflow.onnx", &model(nodes, constants)));
+    }
+    let whole = integers("whole", &[1, 2, 3, 4], &[1, 1, 2, 2]);
+    let nodes = vec![node("GlobalLpPool", &["whole"], "pooled"), node("Add", &["x", "pooled"], "y")];
+    refused(&write(folder.path(), "norm.onnx", &model(nodes, vec![whole])));
+}
+
+#[test]
+fn a_control_that_cannot_be_used_is_found_before_the_attack() {
+    let scene = Scene::new();
+    let (code, stderr) = scene.audit("out", &["--control", "/nowhere/control.onnx"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("control: /nowhere/control.onnx"), "{stderr}");
+    assert!(!Path::new(&scene.path("out/state/pretrained.safetensors")).exists());
+}
+
 #[test]
 fn check_prints_what_scripts_rely_on() {
     let output = cmira(&["check", MODEL, "--json"]);

@@ -99,6 +99,9 @@ impl Check {
                 return Some(Error::disagree(reason).at(&self.model));
             }
         }
+        if self.parameters.trainable_tensors == 0 {
+            return Some(Error::unsupported("the model has no trainable parameter").at(&self.model));
+        }
         let gradients = self.gradients.as_ref()?;
         gradients.fault().map(|reason| Error::disagree(reason).at(&self.model))
     }
@@ -120,6 +123,9 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     let import_s = started.elapsed().as_secs_f64();
     let report = model.report().clone();
     let [c, h, w] = known_shape(&model, options, images)?;
+    // ONNX Runtime is opened by files only that have proved to run: its own faults can end the process.
+    let one = parity::random_images(&[1, c, h, w])?.f_to_device(device)?;
+    let _ = model.output(&one).at(|| path.display().to_string())?;
     let mut witness = Witness::open(path)?;
     let mut batches = BTreeMap::new();
     let mut parity: Option<Parity> = None;

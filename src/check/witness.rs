@@ -1,7 +1,7 @@
 //! ONNX Runtime, loaded at run time.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
 use ort::session::Session;
@@ -85,7 +85,8 @@ fn environment() -> Result<&'static Environment> {
         };
         let unusable = |e: &dyn std::fmt::Display| Error::usage(format!("ONNX Runtime cannot be loaded: {e}"));
         let builder = ort::init_from(path).map_err(|e| unusable(&e)).at(|| path.display().to_string())?;
-        builder.build().map_err(|e| unusable(&e))
+        // What it has to say comes back as an error. Its log would print names from files as they are.
+        builder.with_logger(Arc::new(|_, _, _, _, _| ())).build().map_err(|e| unusable(&e))
     });
     environment.as_ref().map_err(Clone::clone)
 }

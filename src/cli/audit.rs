@@ -102,19 +102,19 @@ pub fn run(args: &Args) -> Result<()> {
     let with_classes = Expected { size: Some((probe.height(), probe.width())), classes: Some(probe.classes.clone()), ..expected };
     let forget = common::images(forget_path, &with_classes, Some(args.out.join("state/cache")), &reporter)?;
     let variants: &[Variant] = if args.ablation { &Variant::ALL } else { &[settings.variant] };
-    let one = |model: &Model, out: &Path, method: &str, what: &str, stage_one_of: Option<&Path>| -> Result<Finished> {
+    let of = |model, results, stage_one_of| Audit {
+        model,
+        forget: &forget,
+        probe: &probe,
+        adapter: &adapter,
+        settings: &settings,
+        variants,
+        results,
+        stage_one_of,
+        device,
+    };
+    let one = |audit: Audit, method: &str, what: &str| -> Result<Finished> {
         let described = Described { dataset: &args.dataset, backbone: &args.model_name, method, device };
-        let audit = Audit {
-            model,
-            forget: &forget,
-            probe: &probe,
-            adapter: &adapter,
-            settings: &settings,
-            variants,
-            results: out,
-            stage_one_of,
-            device,
-        };
         let started = Instant::now();
         let outcome = attack(&audit, what, args)?;
         if outcome.shared_images > 0 {
@@ -125,10 +125,19 @@ pub fn run(args: &Args) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         Ok(Finished { summary: results::write(&audit, &outcome, &described, seconds)?, outcome })
     };
-    let mut finished = one(&model, &args.out, &args.method, "attack", None)?;
-    if let Some(path) = &args.control {
-        let control = open(path, &adapter, &args.reading, device).at(|| "control")?;
-        let other = one(&control, &args.out.join("control"), &args.control_method, "control", Some(&args.out))?;
+    let control = match &args.control {
+        Some(path) => Some(open(path, &adapter, &args.reading, device).at(|| "control")?),
+        None => None,
+    };
+    // Both are tried before the first of them is attacked for hours.
+    audit::admit(&of(&model, &args.out, None)).at(|| model_path.display())?;
+    if let (Some(path), Some(control)) = (&args.control, &control) {
+        audit::admit(&of(control, &args.out, None)).at(|| format!("control: {}", path.display()))?;
+    }
+    let mut finished = one(of(&model, &args.out, None), &args.method, "attack")?;
+    if let Some(control) = &control {
+        let results = args.out.join("control");
+        let other = one(of(control, &results, Some(&args.out)), &args.control_method, "control")?;
         results::add_control(&args.out, &mut finished.summary, &other.summary)?;
     }
     if args.json {

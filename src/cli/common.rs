@@ -44,7 +44,7 @@ impl Compute {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Reading {
     /// Changes a limit of what a model file may ask for (file_bytes, tensor_bytes, total_tensor_bytes, overhead_bytes, nesting,
-    /// nodes, rank); a refusal names the limit.
+    /// nodes, rank, image_numbers); a refusal names the limit.
     #[arg(long = "limit", value_name = "NAME=NUMBER")]
     limits: Vec<String>,
 }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{ErrorKind, Result};
+use crate::tensor::{guarded, silence_guarded_panics};
 
 /// Audits image classifiers that are said to have unlearned some of their training images.
 #[derive(Debug, Parser)]
@@ -56,7 +57,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(ErrorKind::Usage.exit_code()) } else { ExitCode::SUCCESS };
         }
     };
-    match dispatch(cli.command) {
+    silence_guarded_panics();
+    match guarded(|| dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

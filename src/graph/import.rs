@@ -104,6 +104,7 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     head::agree(head, options.head)?;
     let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
     let input = Input::of(&ir, &file.model, options)?;
+    input.admit(file.image_numbers())?;
     let report = ImportReport {
         opset: file
             .model
@@ -266,6 +267,19 @@ impl Input {
         Ok(Input { kind, batch: dims.first().copied().flatten(), image })
     }
 
+    /// Refuses images that no classifier takes, before any is made to try the graph on.
+    fn admit(&self, limit: u64) -> Result<()> {
+        let sizes = self.batch.iter().chain(self.image.iter().flatten());
+        let numbers = sizes.clone().try_fold(1_u64, |total, &size| total.checked_mul(u64::try_from(size).ok()?));
+        if numbers.is_some_and(|numbers| numbers <= limit) {
+            return Ok(());
+        }
+        let shape: Vec<String> = sizes.map(i64::to_string).collect();
+        let error =
+            Error::malformed(format!("a batch of images of {} numbers is refused: the limit is {limit}", shape.join("x")));
+        Err(error.help("--limit image_numbers=... raises it"))
+    }
+
     fn known_image(&self) -> Option<[i64; 3]> {
         match self.image {
             [Some(c), Some(h), Some(w)] => Some([c, h, w]),
@@ -326,24 +340,30 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input)
     Ok(())
 }
 
-/// K from the declared output, else from one image of zeros.
+/// K, from one batch of black images where the size of images is known: a file can declare what it does not give.
 fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
-    let declared = shared.skeleton.graph.output.first().map(static_dims).unwrap_or_default();
-    if let [_, Some(classes)] = declared.as_slice() {
-        return usize::try_from(*classes).map_err(Error::malformed);
-    }
+    let declared = match shared.skeleton.graph.output.first().map(static_dims).unwrap_or_default().as_slice() {
+        [_, Some(classes)] => Some(*classes),
+        _ => None,
+    };
     let Some([c, h, w]) = input.known_image() else {
         let error = Error::unsupported("the file states neither the size of its images nor the number of its classes");
-        return Err(error.help("give input.height and input.width in an adapter file"));
+        let error = error.help("give input.height and input.width in an adapter file");
+        return declared.and_then(|classes| usize::try_from(classes).ok()).ok_or(error);
     };
     let images = Tensor::f_zeros([shared.fixed_batch.unwrap_or(1), c, h, w], (input.kind, crate::tensor::Device::Cpu))?;
     let logits = shared.plan.run(stored, &images, crate::graph::Mode::Eval, Target::Logits)?;
-    let classes = logits.size().get(1).copied().unwrap_or(0);
-    match usize::try_from(classes) {
-        Ok(classes) if classes > 0 => Ok(classes),
-        _ => Err(Error::unsupported(format!(
-            "the output has shape {:?} where a classifier gives [images, classes]",
-            logits.size()
-        ))),
+    let shape = logits.size();
+    let is_row = shape.len() >= 2 && shape[0] == images.size()[0] && shape[2..].iter().all(|&size| size == 1);
+    let classes = if is_row { usize::try_from(shape[1]).unwrap_or(0) } else { 0 };
+    if classes == 0 || !is_float(logits.kind()) {
+        let given = format!("{:?} numbers of shape {shape:?}", logits.kind());
+        return Err(Error::unsupported(format!("the output has {given} where a classifier gives scores [images, classes]")));
+    }
+    match declared {
+        Some(declared) if i64::try_from(classes) != Ok(declared) => {
+            Err(Error::malformed(format!("the output is declared to have {declared} classes and has {classes}")))
+        }
+        _ => Ok(classes),
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::ops::{self, Call, Kernel, Mode, Op};
 use crate::onnx::OnnxFile;
 use crate::onnx::proto::{GraphProto, NodeProto, attribute_proto::AttributeType};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, guarded};
 
 /// Index into [`Ir::values`].
 pub(crate) type ValueId = usize;
@@ -223,6 +223,10 @@ impl Reader<'_> {
         let standard = |d: &str| d.is_empty() || d == "ai.onnx";
         let found = self.file.model.opset_import.iter().find(|o| o.domain == domain || (standard(&o.domain) && standard(domain)));
         match found {
+            Some(import) if standard(domain) && import.version > ops::NEWEST_OPSET => {
+                let newest = ops::NEWEST_OPSET;
+                Err(Error::unsupported(format!("opset {} is newer than {newest}, the newest that is known", import.version)))
+            }
             Some(import) => Ok(import.version),
             None => Err(Error::malformed(format!("the file imports no opset for domain '{domain}'"))),
         }
@@ -267,9 +271,24 @@ fn topological_order(graph: &GraphProto, ids: &HashMap<String, ValueId>) -> Resu
     }
 }
 
+/// Runs a kernel. What libtorch refuses was given shapes or types that do not fit: that is the file's fault, unless memory ran out.
+pub(crate) fn run_kernel(kernel: &Kernel, call: &Call<'_>) -> Result<Vec<Tensor>> {
+    guarded(|| kernel(call)).map_err(|error| {
+        let memory = ["alloc", "out of memory", "CUDA"].iter().any(|word| error.reason().contains(word));
+        let is_files_fault = error.kind() == ErrorKind::Unexpected && (!memory || asks_too_much(error.reason()));
+        if is_files_fault { error.with_kind(ErrorKind::Malformed) } else { error }
+    })
+}
+
+/// Whether libtorch was asked for more memory at once than any machine has: "you tried to allocate N bytes".
+fn asks_too_much(reason: &str) -> bool {
+    let bytes = reason.split("tried to allocate ").nth(1).and_then(|rest| rest.split(' ').next());
+    bytes.and_then(|bytes| bytes.parse::<f64>().ok()).is_some_and(|bytes| bytes >= 1e12)
+}
+
 /// Runs one node on tensors that are already known.
 pub(crate) fn run_node(node: &IrNode, inputs: &[Option<&Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
-    let outputs = (node.kernel)(&Call { inputs, mode }).at(|| &node.label)?;
+    let outputs = run_kernel(&node.kernel, &Call { inputs, mode }).at(|| &node.label)?;
     let needed = node.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     if outputs.len() < needed {
         return Err(Error::unsupported(format!("output {} of {} is not supported", needed - 1, node.op.name)).at(&node.label));

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::error::{Error, ErrorKind, Place, Result};
-use crate::graph::ir::{Ir, IrNode, ValueId};
+use crate::error::{Error, Place, Result};
+use crate::graph::ir::{Ir, IrNode, ValueId, run_kernel};
 use crate::graph::ops::{Call, Kernel, Mode};
 use crate::tensor::Tensor;
 
@@ -147,7 +147,7 @@ impl Step {
                 Some(Source::Slot(slot)) => slots.get(*slot).and_then(Option::as_ref),
             })
             .collect();
-        let outputs = (self.kernel)(&Call { inputs: &inputs, mode }).map_err(|e| blame(e).at(&self.label))?;
+        let outputs = run_kernel(&self.kernel, &Call { inputs: &inputs, mode }).at(|| &self.label)?;
         let needed = self.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         if outputs.len() < needed {
             return Err(
@@ -165,12 +165,6 @@ impl Step {
             }
         }
     }
-}
-
-/// A kernel that libtorch refuses was given shapes or types that do not fit: that is the file's fault, unless memory ran out.
-fn blame(error: Error) -> Error {
-    let memory = ["alloc", "out of memory", "CUDA"].iter().any(|word| error.reason().contains(word));
-    if error.kind() == ErrorKind::Unexpected && !memory { error.with_kind(ErrorKind::Malformed) } else { error }
 }
 
 /// Moves what the logits do not need behind what they need, and counts the latter.

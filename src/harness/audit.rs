@@ -11,11 +11,11 @@ use crate::attack::sets::Predictions;
 use crate::attack::{AttackSettings, Course, Hooks, Progress, StopReason, StopRule, Variant};
 use crate::data::{Adapter, Batches, ImageSet, splits};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Model;
+use crate::graph::{Mode, Model};
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
-use crate::tensor::{Device, device_name, threads};
+use crate::tensor::{Device, Kind, device_name, threads};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::{self, Control};
 
@@ -89,9 +89,47 @@ pub fn admit(audit: &Audit) -> Result<()> {
     if audit.forget.is_empty() {
         return Err(Error::data("there are no forget images"));
     }
+    if let Some(class) = empty_class(audit.probe)? {
+        return Err(Error::data(format!("the probing set has no usable image of class '{class}'"))
+            .help("every class of the model needs some"));
+    }
+    try_out(audit)?;
     if audit.settings.stop == StopRule::Oracle && !audit.forget.labels_known() {
         let error = Error::usage("the oracle stopping rule needs a label for every forget image");
         return Err(error.help("use `stop: agreement`, or label the images"));
+    }
+    Ok(())
+}
+
+/// The first class without an image.
+fn empty_class(set: &ImageSet) -> Result<Option<&str>> {
+    let labels = set.label_list()?;
+    let empty = |class: &usize| !labels.iter().any(|&label| usize::try_from(label) == Ok(*class));
+    Ok((0..set.classes.len()).find(empty).map(|class| set.classes[class].as_str()))
+}
+
+/// Runs the model and its gradients once on forget images, so that what is wrong with it is found before the attack model is
+/// pretrained.
+fn try_out(audit: &Audit) -> Result<()> {
+    let trial = audit.model.duplicate()?;
+    if trial.params().is_empty() {
+        return Err(Error::unsupported("the model has no trainable parameter"));
+    }
+    let few: Vec<usize> = (0..audit.forget.len().min(4)).collect();
+    // One image has no batch statistics.
+    let few = if few.len() == 1 { vec![0, 0] } else { few };
+    let images = Batches::new(&audit.forget.subset(&few)?, audit.adapter, audit.device)?;
+    let images = images.range(0, i64::try_from(few.len()).map_err(Error::unexpected)?)?;
+    for mode in [Mode::Eval, Mode::Train] {
+        let logits = trial.forward(&images, mode)?;
+        if logits.size() != [images.size()[0], i64::try_from(trial.classes()).map_err(Error::unexpected)?] {
+            return Err(Error::unsupported(format!("the output has shape {:?} for {} images", logits.size(), images.size()[0])));
+        }
+        if mode == Mode::Train {
+            logits.f_sum(Kind::Float)?.f_backward()?;
+        } else if !logits.f_isfinite()?.f_all()?.f_int64_value(&[]).map(|all| all != 0)? {
+            return Err(Error::malformed("the model's outputs are not finite numbers"));
+        }
     }
     Ok(())
 }

@@ -24,6 +24,8 @@ pub struct Limits {
     pub nodes: usize,
     /// Dimensions of one tensor. Default 16.
     pub rank: usize,
+    /// Numbers of one batch of images as the file declares it, N x C x H x W. Default 2^25: 222 images of 3 x 224 x 224.
+    pub image_numbers: u64,
 }
 
 const GIB: u64 = 1 << 30;
@@ -38,6 +40,7 @@ impl Default for Limits {
             nesting: 64,
             nodes: 1_000_000,
             rank: 16,
+            image_numbers: 1 << 25,
         }
     }
 }

@@ -89,6 +89,11 @@ pub fn read_tensor(path: &Path, limits: &Limits) -> Result<(String, Tensor)> {
 }
 
 impl OnnxFile {
+    /// The limit that this file was read with; see [`Limits::image_numbers`].
+    pub fn image_numbers(&self) -> u64 {
+        self.limits.image_numbers
+    }
+
     /// The values of `tensor`, a part of this model, as a tensor on the CPU with its shape.
     ///
     /// The kind is ONNX's own where libtorch has it (see [`kind_of`](super::kind_of)); UINT16 becomes `Int`, UINT32 and UINT64

@@ -31,7 +31,24 @@ fn binary(node: &Node<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Resul
 
 /// Whole numbers divide towards zero.
 fn div(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if is_whole(a.f_kind()?) && is_whole(b.f_kind()?) { Ok(a.f_div_tensor_mode(b, "trunc")?) } else { Ok(a.f_div(b)?) }
+    if !(is_whole(a.f_kind()?) && is_whole(b.f_kind()?)) {
+        return Ok(a.f_div(b)?);
+    }
+    refuse_overflow(a, b)?;
+    Ok(a.f_div_tensor_mode(b, "trunc")?)
+}
+
+/// Refuses the least number of a signed type divided by -1: it has no counterpart above zero, ONNX gives it no meaning, and
+/// processors end a program that tries.
+fn refuse_overflow(a: &Tensor, b: &Tensor) -> Result<()> {
+    let least = match a.f_kind()? {
+        Kind::Int => i64::from(i32::MIN),
+        Kind::Int64 => i64::MIN,
+        // Smaller types are divided in registers that hold the result.
+        _ => return Ok(()),
+    };
+    let overflows = a.f_eq(least)?.f_logical_and(&b.f_eq(-1)?)?.f_any()?.f_int64_value(&[])? != 0;
+    if overflows { Err(Error::malformed(format!("{least} divided by -1 overflows"))) } else { Ok(()) }
 }
 
 /// The result has the base's type, whatever the exponent's is.
@@ -55,11 +72,12 @@ fn modulo(node: &Node<'_>) -> Result<Kernel> {
     let truncated = node.flag("fmod")?;
     let opset = node.opset;
     binary_with(move |a, b| {
+        if !truncated && opset < 28 && is_float(a.f_kind()?) {
+            return Err(Error::malformed("Mod of floating-point operands needs fmod 1"));
+        }
+        refuse_overflow(a, b)?;
         if truncated {
             return Ok(a.f_fmod_tensor(b)?);
-        }
-        if opset < 28 && is_float(a.f_kind()?) {
-            return Err(Error::malformed("Mod of floating-point operands needs fmod 1"));
         }
         Ok(a.f_remainder_tensor(b)?)
     })

@@ -239,7 +239,7 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
 }
 
 /// The newest opset of the standard domain that the table was written against.
-pub const NEWEST_OPSET: i64 = 26;
+pub const NEWEST_OPSET: i64 = 28;
 
 /// Finds the row that defines `name` in `opset` of `domain`.
 ///

@@ -121,7 +121,16 @@ fn squeeze(x: &Tensor, axes: Option<&[i64]>) -> Result<Tensor> {
 }
 
 /// The axes count in the output.
+/// Axes of a tensor that a node makes; libtorch's own limit for most operators.
+const MOST_AXES: usize = 64;
+
 fn unsqueeze(x: &Tensor, axes: &[i64]) -> Result<Tensor> {
+    if x.dim() + axes.len() > MOST_AXES {
+        return Err(Error::malformed(format!(
+            "{} axes are more than the {MOST_AXES} that a tensor may have",
+            x.dim() + axes.len()
+        )));
+    }
     let mut axes = axes_in(axes, x.dim() + axes.len())?;
     axes.sort_unstable();
     Ok(axes.iter().try_fold(x.shallow_clone(), |x, &axis| x.f_unsqueeze(axis))?)
