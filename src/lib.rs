@@ -4,7 +4,7 @@
 //! CMIRA ([`attack`]): an attack model pretrained on a probing set and the unlearned model teach each other until the
 //! forgotten class memberships come back. A module uses only what stands to its left:
 //!
-//! `error, tensor -> onnx -> graph -> nets | data -> check | train -> unlearn | attack -> metrics -> report -> harness -> cli`
+//! `error, tensor, yaml -> onnx -> graph -> nets | data -> check | train -> unlearn | attack -> metrics -> report -> harness -> cli`
 
 pub mod attack;
 pub mod check;
@@ -20,3 +20,4 @@ pub mod report;
 pub mod tensor;
 pub mod train;
 pub mod unlearn;
+pub mod yaml;

@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{Error, Place, Result};
-use crate::graph::import::{self, ImportOptions};
+use crate::graph::import::{self, ImportOptions, Survey};
 use crate::graph::{ImportReport, Model, Unsupported};
 use crate::onnx::{self, Limits};
 use crate::tensor::{Device, Tensor};
@@ -114,9 +114,9 @@ impl Check {
 pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
     let started = Instant::now();
     let file = onnx::read(path, limits)?;
-    let unsupported = import::unsupported(&file).at(|| path.display().to_string())?;
-    if !unsupported.is_empty() {
-        return Ok(refused(path, &file.sha256, unsupported));
+    let survey = import::survey(&file).at(|| path.display().to_string())?;
+    if !survey.unsupported.is_empty() {
+        return Ok(refused(path, &file.sha256, survey));
     }
     let started = if device == Device::Cpu { started } else { Instant::now() };
     let model = Model::import(file, options, device)?;
@@ -154,19 +154,19 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     })
 }
 
-fn refused(path: &Path, sha256: &str, unsupported: Vec<Unsupported>) -> Check {
+fn refused(path: &Path, sha256: &str, survey: Survey) -> Check {
     Check {
         model: path.display().to_string(),
         sha256: sha256.to_string(),
-        opset: 0,
-        operators: BTreeMap::new(),
+        opset: survey.opset,
+        operators: survey.operators,
         parameters: ParameterCounts::default(),
         parity: None,
         batches: BTreeMap::new(),
         images: None,
         gradients: None,
         repairs: Vec::new(),
-        unsupported,
+        unsupported: survey.unsupported,
         import_s: 0.0,
         import: None,
     }

@@ -15,6 +15,7 @@ use crate::nets::Backbone;
 use crate::onnx;
 use crate::tensor::Device;
 use crate::train;
+use crate::yaml;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
@@ -82,6 +83,10 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    common::or_json(args.json, audit(args))
+}
+
+fn audit(args: &Args) -> Result<()> {
     let settings = settings(args)?;
     if args.print_settings {
         print!("{}", serde_yaml::to_string(&settings).map_err(Error::unexpected)?);
@@ -97,7 +102,7 @@ pub fn run(args: &Args) -> Result<()> {
     for repair in &model.report().repairs {
         reporter.note(&format!("{}: {repair}", model_path.display()));
     }
-    let expected = expected(&model, &adapter, args.resize);
+    let expected = common::expected(&model, &adapter, args.resize);
     let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let with_classes = Expected { size: Some((probe.height(), probe.width())), classes: Some(probe.classes.clone()), ..expected };
     let forget = common::images(forget_path, &with_classes, Some(args.out.join("state/cache")), &reporter)?;
@@ -162,8 +167,9 @@ fn settings(args: &Args) -> Result<AttackSettings> {
     let mut settings = match &args.settings {
         None => AttackSettings::default(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::usage(e).at(path.display()))?;
-            serde_yaml::from_str(&text).map_err(|e| Error::usage(e).at(path.display()))?
+            let settings: AttackSettings = yaml::parse(&yaml::read(path)?, path.display())?;
+            settings.validate().at(|| path.display())?;
+            settings
         }
     };
     settings.seed = args.seed.unwrap_or(settings.seed);
@@ -173,14 +179,6 @@ fn settings(args: &Args) -> Result<AttackSettings> {
     }
     settings.validate()?;
     Ok(settings)
-}
-
-/// Image size, channels and classes that the model expects, as far as file and adapter say.
-fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Expected {
-    let [c, h, w] = model.image_shape();
-    let number = |d: Option<i64>| d.and_then(|d| usize::try_from(d).ok());
-    let size = number(h).zip(number(w));
-    Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes: adapter.classes.clone(), resize }
 }
 
 /// Runs the attack with a bar for the stage in hand.

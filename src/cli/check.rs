@@ -6,7 +6,8 @@ use crate::check::{self, Check};
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Result, readable};
-use crate::graph::{ImportReport, TensorInfo};
+use crate::graph::{ImportReport, Model, TensorInfo};
+use crate::onnx;
 use crate::tensor::Device;
 
 #[derive(Debug, clap::Args)]
@@ -37,23 +38,7 @@ pub struct Args {
 const MOST_IMAGES: usize = 200;
 
 pub fn run(args: &Args) -> Result<()> {
-    let device = args.compute.start()?;
-    let adapter = common::adapter(args.adapter.as_deref())?;
-    let options = common::import_options(&adapter);
-    let reporter = args.compute.reporter();
-    let images = match &args.images {
-        None => None,
-        Some(folder) => {
-            let shape = adapter.input.image_shape();
-            let size = shape.and_then(|[_, h, w]| Some((usize::try_from(h).ok()?, usize::try_from(w).ok()?)));
-            let channels = shape.map_or(3, |[c, _, _]| usize::try_from(c).unwrap_or(3));
-            let expected = Expected { size, channels, classes: None, resize: false };
-            let set = common::images(folder, &expected, None, &reporter)?;
-            let batches = Batches::new(&set, &adapter, Device::Cpu)?;
-            Some(batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?)
-        }
-    };
-    let outcome = check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device)?;
+    let outcome = common::or_json(args.json, inspect(args))?;
     if args.json {
         let json = serde_json::to_string_pretty(&outcome).map_err(Error::unexpected)?;
         println!("{json}");
@@ -64,6 +49,24 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     outcome.verdict().map_or(Ok(()), Err)
+}
+
+fn inspect(args: &Args) -> Result<Check> {
+    let device = args.compute.start()?;
+    let adapter = common::adapter(args.adapter.as_deref())?;
+    let options = common::import_options(&adapter);
+    let reporter = args.compute.reporter();
+    let images = match &args.images {
+        None => None,
+        Some(folder) => {
+            let model = Model::import(onnx::read(&args.model, &args.reading.limits()?)?, &options, Device::Cpu)?;
+            let expected = Expected { classes: None, ..common::expected(&model, &adapter, false) };
+            let set = common::images(folder, &expected, None, &reporter)?;
+            let batches = Batches::new(&set, &adapter, Device::Cpu)?;
+            Some(batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?)
+        }
+    };
+    check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device)
 }
 
 fn text(check: &Check) -> String {

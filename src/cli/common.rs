@@ -7,7 +7,7 @@ use crate::cli::progress::Reporter;
 use crate::data::adapter::Output;
 use crate::data::{Adapter, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
-use crate::graph::{Head, ImportOptions};
+use crate::graph::{Head, ImportOptions, Model};
 use crate::onnx::Limits;
 use crate::tensor::{Device, DeviceChoice, set_threads};
 
@@ -72,7 +72,9 @@ pub fn listen_for_interrupt() -> &'static AtomicBool {
     // A second call fails because the handler is already there, which is what is wanted.
     let _ = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(crate::error::ErrorKind::Interrupted.exit_code()));
+            // Not `exit`, which would take libtorch apart while it is at work on other threads.
+            // SAFETY: `_exit` takes a number and does not come back.
+            unsafe { libc::_exit(i32::from(crate::error::ErrorKind::Interrupted.exit_code())) };
         }
         eprintln!("\nstopping: the state is being saved (press Ctrl-C again to end at once)");
     });
@@ -82,6 +84,15 @@ pub fn listen_for_interrupt() -> &'static AtomicBool {
 /// Reads the adapter file, or states nothing.
 pub fn adapter(path: Option<&Path>) -> Result<Adapter> {
     path.map_or_else(|| Ok(Adapter::default()), Adapter::read)
+}
+
+/// With `--json`, an error is a document of its own, so that there is exactly one on stdout whatever happens.
+pub fn or_json<T>(json: bool, result: Result<T>) -> Result<T> {
+    if let (true, Err(error)) = (json, &result) {
+        let document = serde_json::json!({ "error": error.to_string(), "exit_code": error.kind().exit_code() });
+        println!("{document:#}");
+    }
+    result
 }
 
 /// What the adapter says of the model that its file may not.
@@ -108,6 +119,14 @@ pub struct Expected {
     pub resize: bool,
 }
 
+/// Image size, channels and classes that the model expects, as far as file and adapter say.
+pub fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Expected {
+    let [c, h, w] = model.image_shape();
+    let number = |d: Option<i64>| d.and_then(|d| usize::try_from(d).ok());
+    let size = number(h).zip(number(w));
+    Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes: adapter.classes.clone(), resize }
+}
+
 /// Reads a folder of images with progress, says what was wrong with which image, and keeps decoded images beside `cache` if given.
 pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter: &Reporter) -> Result<ImageSet> {
     let options = FolderOptions {
@@ -121,13 +140,14 @@ pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter
     let bar = reporter.bar(&format!("reading {}", root.display()));
     let set = read_folder(root, &options, &mut |progress| bar.set(progress.done as u64, progress.total as u64))?;
     bar.finish();
-    for problem in set.problems.iter().take(20) {
+    for problem in &set.problems {
         reporter.warn(&format!("{}: {}", problem.path.display(), problem.reason));
     }
-    match set.problems.len() {
-        0 => {}
-        n if n > 20 => reporter.warn(&format!("{}: {n} files were left out; the first 20 are named above", root.display())),
-        n => reporter.warn(&format!("{}: {n} files were left out", root.display())),
+    if !set.problems.is_empty() {
+        reporter.warn(&format!("{}: {} problems, all named above", root.display(), set.problems.len()));
+    }
+    if set.ignored > 0 {
+        reporter.note(&format!("{}: {} hidden files and folders were passed over", root.display(), set.ignored));
     }
     Ok(set)
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::error::readable;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Makes bars and prints notes. Everything goes to stderr; stdout is for results.
@@ -21,13 +22,13 @@ impl Reporter {
     /// Something a user should know while waiting.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            eprintln!("{}", readable(text));
         }
     }
 
     /// Something that may make a result less than it seems; shown even when quiet.
     pub fn warn(&self, text: &str) {
-        eprintln!("warning: {text}");
+        eprintln!("warning: {}", readable(text));
     }
 
     /// Progress of one piece of work.

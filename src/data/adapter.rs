@@ -1,15 +1,12 @@
 //! How a model wants its images, and what its outputs mean: the settings that an ONNX file does not state.
 
 use std::fmt::Display;
-use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-
-/// More than any adapter needs (a list of 20,000 class names takes half of it); a larger file is something else.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::yaml;
 
 /// The largest image side that can be asked for, in pixels.
 const MAX_SIDE: usize = 16_384;
@@ -102,12 +99,7 @@ impl Adapter {
     /// Usage, naming the file and, where it can be told, the line: the file cannot be read, is not YAML, has an unknown field
     /// or a wrong type, or breaks a rule stated at a field.
     pub fn read(path: &Path) -> Result<Adapter> {
-        let mut text = String::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
-        read.map_err(|error| Error::usage(error).at(path.display()))?;
-        if u64::try_from(text.len()).is_ok_and(|bytes| bytes > MAX_FILE_BYTES) {
-            return Err(Error::usage(format!("is larger than {MAX_FILE_BYTES} bytes, which no adapter needs")).at(path.display()));
-        }
+        let text = yaml::read(path)?;
         Self::parse(&text, path.display())
     }
 
@@ -116,23 +108,11 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::read`].
     pub fn parse(text: &str, name: impl Display) -> Result<Adapter> {
-        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-            return Ok(Adapter::default());
-        }
-        let adapter: Adapter = serde_yaml::from_str(text).map_err(|error| {
-            let reason = error.to_string();
-            match error.location() {
-                Some(place) => {
-                    let tail = format!(" at line {} column {}", place.line(), place.column());
-                    let reason = reason.strip_suffix(&tail).unwrap_or(&reason).to_string();
-                    Error::usage(reason).at(format!("{name}:{}:{}", place.line(), place.column()))
-                }
-                None => Error::usage(reason).at(&name),
-            }
-        })?;
+        let adapter: Adapter = yaml::parse(text, &name)?;
         adapter.check().map_err(|broken| {
             let error = Error::usage(broken.reason);
-            match line_of(text, broken.key) {
+            // Keys are unique in this schema, so no nesting has to be followed.
+            match yaml::line_of(text, broken.key) {
                 Some(line) => error.at(format!("{name}:{line}")),
                 None => error.at(&name),
             }
@@ -232,18 +212,6 @@ impl Input {
 struct Broken {
     key: &'static str,
     reason: String,
-}
-
-/// The line, from 1, on which a key stands. Keys are unique in this schema, so no nesting has to be followed.
-fn line_of(text: &str, key: &str) -> Option<usize> {
-    let mentions = |line: &str| {
-        line.match_indices(key).any(|(start, _)| {
-            let before = line.get(..start).and_then(|before| before.chars().next_back());
-            let after = line.get(start + key.len()..).map(str::trim_start);
-            before.is_none_or(|c| !c.is_alphanumeric() && c != '_') && after.is_some_and(|after| after.starts_with(':'))
-        })
-    };
-    text.lines().position(|line| !line.trim_start().starts_with('#') && mentions(line)).map(|index| index + 1)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
 use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
@@ -88,9 +88,28 @@ pub(crate) struct StoredInfo {
     pub stays_on_host: bool,
 }
 
-/// Nodes that cannot be run, without compiling the rest.
-pub fn unsupported(file: &OnnxFile) -> Result<Vec<Unsupported>> {
-    Ok(ir::read(file)?.unsupported)
+/// What can be said of a file without compiling it.
+pub struct Survey {
+    /// The standard domain's opset.
+    pub opset: i64,
+    /// Operator counts.
+    pub operators: BTreeMap<String, usize>,
+    /// Nodes that cannot be run.
+    pub unsupported: Vec<Unsupported>,
+}
+
+/// Looks at every node, without compiling the whole.
+///
+/// # Errors
+/// Malformed, naming the node.
+pub fn survey(file: &OnnxFile) -> Result<Survey> {
+    let ir = ir::read(file)?;
+    Ok(Survey { opset: opset(&file.model), operators: ir.operators, unsupported: ir.unsupported })
+}
+
+fn opset(model: &ModelProto) -> i64 {
+    let standard = model.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx"));
+    standard.map(|o| o.version).max().unwrap_or(0)
 }
 
 /// Compiles a file.
@@ -106,14 +125,7 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     let input = Input::of(&ir, &file.model, options)?;
     input.admit(file.image_numbers())?;
     let report = ImportReport {
-        opset: file
-            .model
-            .opset_import
-            .iter()
-            .filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx"))
-            .map(|o| o.version)
-            .max()
-            .unwrap_or(0),
+        opset: opset(&file.model),
         operators: std::mem::take(&mut ir.operators),
         head,
         trainable: describe(&infos, &stored, |i| i.trainable),
@@ -143,8 +155,8 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
         report,
         sha256,
     };
-    free_batch_size(&mut shared, &mut stored, &input)?;
     shared.classes = classes(&shared, &stored, &input)?;
+    free_batch_size(&mut shared, &mut stored, &input)?;
     Ok((shared, stored))
 }
 
@@ -340,6 +352,13 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input)
     Ok(())
 }
 
+/// What the intermediate results of a graph may take when it is first run, whatever its images: a file of a few bytes can ask for any
+/// amount.
+const BYTES_OF_ANY_GRAPH: usize = 1 << 28;
+
+/// The same for every number of its images. The widest classifiers in use hold some 40 numbers at once for each.
+const BYTES_A_NUMBER: usize = 1024;
+
 /// K, from one batch of black images where the size of images is known: a file can declare what it does not give.
 fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
     let declared = match shared.skeleton.graph.output.first().map(static_dims).unwrap_or_default().as_slice() {
@@ -351,8 +370,13 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
         let error = error.help("give input.height and input.width in an adapter file");
         return declared.and_then(|classes| usize::try_from(classes).ok()).ok_or(error);
     };
-    let images = Tensor::f_zeros([shared.fixed_batch.unwrap_or(1), c, h, w], (input.kind, crate::tensor::Device::Cpu))?;
-    let logits = shared.plan.run(stored, &images, crate::graph::Mode::Eval, Target::Logits)?;
+    let images = Tensor::f_zeros([input.batch.unwrap_or(1), c, h, w], (input.kind, crate::tensor::Device::Cpu))?;
+    let numbers =
+        usize::try_from(input.batch.unwrap_or(1).saturating_mul(c).saturating_mul(h).saturating_mul(w)).unwrap_or(usize::MAX);
+    let budget = numbers.saturating_mul(BYTES_A_NUMBER).saturating_add(BYTES_OF_ANY_GRAPH);
+    let logits = shared.plan.run_within(stored, &images, crate::graph::Mode::Eval, Target::Logits, budget);
+    // Memory that is not there for the first images of a file is more than it may ask for.
+    let logits = logits.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;
     let shape = logits.size();
     let is_row = shape.len() >= 2 && shape[0] == images.size()[0] && shape[2..].iter().all(|&size| size == 1);
     let classes = if is_row { usize::try_from(shape[1]).unwrap_or(0) } else { 0 };

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::ir::{Constant, Ir, IrNode, Origin, Value, ValueId, run_node};
 use crate::graph::ops::{ALL, Flow, Mode};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
@@ -201,9 +201,13 @@ fn is_weak(node: &IrNode) -> bool {
 }
 
 /// Computes nodes whose inputs are all constant and lead to no weight.
+/// Bytes of all constants that a graph may compute from others: a few nodes can ask for any amount.
+const MOST_FOLDED: usize = 1 << 29;
+
 fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
     let _guard = no_grad();
     let nodes = std::mem::take(&mut ir.nodes);
+    let mut bytes = 0;
     for node in nodes {
         let foldable = node.outputs.iter().flatten().all(|&o| facts.constant[o] && facts.weight[o] == Strength::None)
             && node.outputs.iter().any(Option::is_some);
@@ -218,6 +222,11 @@ fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
         let tensors = run_node(&node, &inputs, Mode::Eval)?;
         for (tensor, output) in tensors.into_iter().zip(&node.outputs) {
             if let Some(id) = *output {
+                bytes += tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes());
+                if bytes > MOST_FOLDED {
+                    let reason = format!("what the graph computes from constants alone takes more than {MOST_FOLDED} bytes");
+                    return Err(Error::malformed(reason).at(&node.label));
+                }
                 ir.values[id].constant = Some(Constant { tensor, origin: Origin::Folded });
             }
         }

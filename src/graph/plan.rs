@@ -115,6 +115,15 @@ impl Plan {
 
     /// Runs the plan on one batch. `stored` are the model's tensors in their order.
     pub fn run(&self, stored: &[Tensor], input: &Tensor, mode: Mode, target: Target) -> Result<Tensor> {
+        self.run_within(stored, input, mode, target, usize::MAX)
+    }
+
+    /// As [`run`](Self::run), as long as intermediate results take at most `budget` bytes at any time. A node's result is counted
+    /// when it is there, so that the budget can be passed by one of them.
+    ///
+    /// # Errors
+    /// Malformed, naming the node at which the budget was passed; else what a node raises.
+    pub fn run_within(&self, stored: &[Tensor], input: &Tensor, mode: Mode, target: Target, budget: usize) -> Result<Tensor> {
         let mut slots: Vec<Option<Tensor>> = Vec::with_capacity(self.slots);
         slots.resize_with(self.slots, || None);
         slots[0] = Some(input.shallow_clone());
@@ -125,6 +134,10 @@ impl Plan {
             for &slot in &step.last_uses {
                 slots[slot] = None;
             }
+            if budget < usize::MAX && slots.iter().flatten().map(bytes).sum::<usize>() > budget {
+                let reason = format!("intermediate results take more than {budget} bytes, far more than the images do");
+                return Err(Error::malformed(reason).at(&step.label));
+            }
         }
         let wanted = if target == Target::Logits { self.logits } else { self.output };
         let result = match wanted {
@@ -133,6 +146,10 @@ impl Plan {
         };
         result.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
     }
+}
+
+fn bytes(tensor: &Tensor) -> usize {
+    tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes())
 }
 
 impl Step {

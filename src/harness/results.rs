@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::attack::{AttackSettings, Course, Iteration, Variant};
-use crate::data::Adapter;
+use crate::data::{Adapter, ImageSet, Problem};
 use crate::error::{Error, Result, readable};
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome, VariantOutcome};
@@ -111,6 +111,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
         return Err(Error::usage("no variant of the attack was run"));
     };
     write_predictions(audit, main)?;
+    write_left_out(audit)?;
     write_iterations(audit.results, outcome)?;
     export(&main.attack, audit, &provenance, "recovered.onnx")?;
     export(&main.unlearned, audit, &provenance, "unlearned_after.onnx")?;
@@ -289,6 +290,18 @@ fn write_predictions(audit: &Audit, variant: &VariantOutcome) -> Result<()> {
     csv::write(&audit.results.join("predictions.csv"), &header, &rows)
 }
 
+/// Every file that was no use, in words: what was not audited is part of the result.
+fn write_left_out(audit: &Audit) -> Result<()> {
+    let of = |set: &'static str, images: &ImageSet| {
+        let row = move |problem: &Problem| {
+            vec![set.to_string(), csv::text(&problem.path.display().to_string()), csv::text(&problem.reason)]
+        };
+        images.problems.iter().map(row).collect::<Vec<_>>()
+    };
+    let rows = [of("forget", audit.forget), of("probe", audit.probe)].concat();
+    csv::write(&audit.results.join("left_out.csv"), &["set", "file", "reason"], &rows)
+}
+
 fn write_iterations(results: &Path, outcome: &Outcome) -> Result<()> {
     let header = [
         "variant",
@@ -317,6 +330,15 @@ fn write_iterations(results: &Path, outcome: &Outcome) -> Result<()> {
     csv::write(&results.join("iterations.csv"), &header, &rows)
 }
 
+/// The recovered model tells as much about the images as the predictions: like the other results it is for its owner alone.
+fn private(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(|e| Error::io(path, &e))?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
 /// Writes a model with a note of how it came about.
 fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> Result<()> {
     let mut proto = model.to_onnx()?;
@@ -329,7 +351,9 @@ fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> 
     proto.metadata_props.push(note("cmira.version", &provenance.cmira));
     proto.metadata_props.push(note("cmira.audited_model_sha256", &provenance.model_sha256));
     proto.metadata_props.push(note("cmira.settings_sha256", &provenance.settings_sha256));
-    onnx::save(&proto, &audit.results.join(name))
+    let path = audit.results.join(name);
+    onnx::save(&proto, &path)?;
+    private(&path)
 }
 
 /// The recovery table and the list of files, for a terminal of 100 columns.
@@ -374,7 +398,7 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
         summary.seconds
     ));
     line(format!(
-        "written to {}: table1.csv table2.csv table3.csv results.csv predictions.csv iterations.csv",
+        "written to {}: table1.csv table2.csv table3.csv results.csv predictions.csv iterations.csv left_out.csv",
         results.display()
     ));
     line("run.json recovered.onnx unlearned_after.onnx".to_string());

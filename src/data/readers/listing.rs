@@ -97,6 +97,10 @@ pub(super) fn list(root: &Path) -> Result<Listing> {
             }
             continue;
         }
+        if entry.depth() == 1 && entry.file_name() == LABELS_FILE && !entry.file_type().is_file() {
+            let error = Error::data("is not a regular file, so the images' labels cannot be read").at(entry.path().display());
+            return Err(error.help("replace it by the file itself, or remove it"));
+        }
         listing.add(root, &entry, &mut hash);
     }
     listing.fingerprint = hash.finalize().into();
@@ -117,6 +121,8 @@ impl Listing {
         if kind.is_dir() {
             if entry.depth() == 1 {
                 self.folders.push(name);
+            } else if has_image_extension(&path) {
+                self.findings.push(Finding::other(path, "is a folder, although it is named like an image"));
             }
             return;
         }

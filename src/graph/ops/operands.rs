@@ -135,9 +135,9 @@ pub(super) fn elements(shape: &[i64]) -> Result<i64> {
 }
 
 /// As [`elements`] for a tensor that is made of nothing but its shape, where a few bytes of a file can ask for any amount of
-/// memory: at most 2^28.
+/// memory: at most 2^26.
 pub(super) fn new_elements(shape: &[i64]) -> Result<i64> {
-    at_most(shape, 1 << 28)
+    at_most(shape, 1 << 26)
 }
 
 fn at_most(shape: &[i64], limit: i64) -> Result<i64> {

@@ -6,6 +6,7 @@ use super::rust::{Token, tokens};
 const ORDER: &[&[&str]] = &[
     &["error"],
     &["tensor"],
+    &["yaml"],
     &["onnx"],
     &["graph"],
     &["nets", "data"],
