@@ -162,6 +162,37 @@ fn a_control_that_cannot_be_used_is_found_before_the_attack() {
 }
 
 #[test]
+fn an_error_is_one_json_document_where_json_was_asked_for() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = write(folder.path(), "empty.onnx", b"");
+    let output = cmira(&["check", text(&path), "--json"]);
+    assert_eq!(output.status.code(), Some(3));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(document["exit_code"], 3);
+    assert!(document["error"].as_str().is_some_and(|error| error.contains("empty.onnx")), "{document}");
+}
+
+#[test]
+fn what_was_left_out_is_part_of_the_result() {
+    let scene = Scene::new();
+    let class = std::fs::read_dir(scene.path("drawn/test")).expect("classes").next().expect("a class").expect("readable").path();
+    write(&class, "broken.png", b"no picture");
+    let (code, stderr) = scene.audit("out", &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("broken.png"), "{stderr}");
+    let left_out = scene.read("out/left_out.csv");
+    assert!(left_out.lines().any(|line| line.starts_with("probe,") && line.contains("broken.png")), "{left_out}");
+
+    // A class that is left without images ends the audit before anything is trained.
+    for entry in std::fs::read_dir(&class).expect("images") {
+        std::fs::remove_file(entry.expect("readable").path()).expect("removable");
+    }
+    let (code, stderr) = scene.audit("other", &[]);
+    assert_eq!(code, 6, "{stderr}");
+    assert!(stderr.contains("no usable image of class"), "{stderr}");
+}
+
+#[test]
 fn check_prints_what_scripts_rely_on() {
     let output = cmira(&["check", MODEL, "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
