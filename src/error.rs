@@ -178,9 +178,20 @@ impl<T, E: Into<Error>> Place<T> for std::result::Result<T, E> {
     }
 }
 
-/// Names from files may contain anything; an error stays one line and cannot steer a terminal.
+/// Characters of one part of an error; names and shapes from files can have millions.
+const MOST_CHARACTERS: usize = 600;
+
+/// Names from files may contain anything; an error stays one line of bearable length and cannot steer a terminal.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let spelt = |c: char| if c.is_control() { ' ' } else { c };
+    let count = text.chars().count();
+    if count <= MOST_CHARACTERS {
+        return text.chars().map(spelt).collect();
+    }
+    let (head, tail) = (MOST_CHARACTERS * 2 / 3, MOST_CHARACTERS / 6);
+    let start: String = text.chars().take(head).map(spelt).collect();
+    let end: String = text.chars().skip(count - tail).map(spelt).collect();
+    format!("{start} [{} characters] {end}", count - head - tail)
 }
 
 #[cfg(test)]
@@ -192,6 +203,12 @@ mod tests {
         let error = Error::malformed("no such tensor").at("node 'a'").at("m.onnx").help("export it again");
         assert_eq!(error.to_string(), "m.onnx: node 'a': no such tensor (export it again)");
         assert_eq!(error.kind().exit_code(), 3);
+    }
+
+    #[test]
+    fn endless_names_are_cut_in_their_middle() {
+        let error = Error::malformed("x").at(format!("node 'begin{}end'", "a".repeat(1_000_000))).to_string();
+        assert!(error.len() < 700 && error.starts_with("node 'begin") && error.ends_with("end': x"), "{error}");
     }
 
     #[test]

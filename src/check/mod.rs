@@ -122,7 +122,7 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     let model = Model::import(file, options, device)?;
     let import_s = started.elapsed().as_secs_f64();
     let report = model.report().clone();
-    let [c, h, w] = known_shape(&model, options, images)?;
+    let [c, h, w] = known_shape(&model, options, images).at(|| path.display().to_string())?;
     // ONNX Runtime is opened by files only that have proved to run: its own faults can end the process.
     let one = parity::random_images(&[1, c, h, w])?.f_to_device(device)?;
     let _ = model.output(&one).at(|| path.display().to_string())?;
