@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
+use crate::graph::ops::with_at_most;
 use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
@@ -374,7 +375,10 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
     let numbers =
         usize::try_from(input.batch.unwrap_or(1).saturating_mul(c).saturating_mul(h).saturating_mul(w)).unwrap_or(usize::MAX);
     let budget = numbers.saturating_mul(BYTES_A_NUMBER).saturating_add(BYTES_OF_ANY_GRAPH);
-    let logits = shared.plan.run_within(stored, &images, crate::graph::Mode::Eval, Target::Logits, budget);
+    // Activations take four bytes a number.
+    let elements = i64::try_from(budget / 4).unwrap_or(i64::MAX).min(1 << 31);
+    let run = || shared.plan.run_within(stored, &images, crate::graph::Mode::Eval, Target::Logits, budget);
+    let logits = with_at_most(elements, run);
     // Memory that is not there for the first images of a file is more than it may ask for.
     let logits = logits.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;
     let shape = logits.size();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::graph::ir::{Constant, Ir, IrNode, Origin, Value, ValueId, run_node};
-use crate::graph::ops::{ALL, Flow, Mode};
+use crate::graph::ops::{ALL, Flow, Mode, with_at_most};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
 
 /// What a constant is to training.
@@ -219,7 +219,7 @@ fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
         }
         let inputs: Vec<Option<&Tensor>> =
             node.inputs.iter().map(|i| i.and_then(|i| ir.values[i].constant.as_ref()).map(|c| &c.tensor)).collect();
-        let tensors = run_node(&node, &inputs, Mode::Eval)?;
+        let tensors = with_at_most(1 << 26, || run_node(&node, &inputs, Mode::Eval))?;
         for (tensor, output) in tensors.into_iter().zip(&node.outputs) {
             if let Some(id) = *output {
                 bytes += tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes());

@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::conv::centred;
-use super::operands::{device_of, is_whole, on, pair, variadic};
+use super::operands::{broadcast, device_of, elements, is_whole, on, pair, variadic};
 use super::{ALL, Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
@@ -11,6 +11,7 @@ pub const OPS: &[Op] = &[
     Op::new("MatMul", 1, 2, |_| {
         one(|call| {
             let (a, b) = pair(call)?;
+            bound(&a.size(), &b.size())?;
             Ok(a.f_matmul(&b)?)
         })
     })
@@ -27,6 +28,16 @@ pub const OPS: &[Op] = &[
     .gradients(ALL),
     Op::new("MatMulInteger", 10, 4, |_| one(matmul_integer)).at_least(2).gradients(&[]),
 ];
+
+/// Refuses a product of two thin matrices that is far larger than both. Shapes that do not fit are libtorch's to refuse.
+fn bound(a: &[i64], b: &[i64]) -> Result<()> {
+    if let ([stack_a @ .., rows, _], [stack_b @ .., _, columns]) = (a, b) {
+        let mut shape = broadcast(stack_a, stack_b)?;
+        shape.extend([rows, columns]);
+        elements(&shape)?;
+    }
+    Ok(())
+}
 
 /// `alpha * A' * B' + beta * C`, where C broadcasts to the product's shape.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +67,8 @@ impl Gemm {
         if a.dim() != 2 || b.dim() != 2 {
             return Err(Error::malformed(format!("A of shape {:?} and B of shape {:?} are not matrices", a.size(), b.size())));
         }
+        let (rows, columns) = (a.size()[usize::from(self.transpose_a)], b.size()[usize::from(!self.transpose_b)]);
+        elements(&[rows, columns])?;
         let c = call.optional(2).map(|c| on(c, device_of([&a, c]))).transpose()?;
         let plain = self.alpha == 1.0 && self.beta == 1.0 && !self.transpose_a && self.transpose_b;
         let fits = |c: &Tensor| c.dim() == 1 && c.size().first() == b.size().first();

@@ -5,6 +5,7 @@
 //! inputs gradients flow, and the function that compiles a node. Rows of one operator with different `since` are its
 //! versions; the highest `since` that is not above the model's opset is used.
 
+pub(crate) use self::operands::with_at_most;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 

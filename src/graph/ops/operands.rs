@@ -1,5 +1,7 @@
 //! What kernels do with their operands before computing: bring them to one device, broadcast, and check shapes.
 
+use std::cell::Cell;
+
 use super::{Call, Kernel, Node, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Kind, Tensor};
@@ -129,9 +131,22 @@ pub(super) fn dim(shape: &[i64], axis: i64) -> Result<i64> {
 /// The number of elements of a shape that a file asks for.
 ///
 /// # Errors
-/// Malformed for negative sizes and for more elements than any activation of a classifier has (2^31).
+/// Malformed for negative sizes and for more elements than any activation of a classifier has (2^31), or than
+/// [`with_at_most`] allows.
 pub(super) fn elements(shape: &[i64]) -> Result<i64> {
-    at_most(shape, 1 << 31)
+    at_most(shape, MOST_ELEMENTS.get())
+}
+
+thread_local! {
+    static MOST_ELEMENTS: Cell<i64> = const { Cell::new(1 << 31) };
+}
+
+/// Runs something with a lower limit for tensors that nodes make, as when a file is tried for the first time.
+pub(crate) fn with_at_most<T>(limit: i64, work: impl FnOnce() -> T) -> T {
+    let before = MOST_ELEMENTS.replace(limit);
+    let result = work();
+    MOST_ELEMENTS.set(before);
+    result
 }
 
 /// As [`elements`] for a tensor that is made of nothing but its shape, where a few bytes of a file can ask for any amount of

@@ -192,9 +192,18 @@ pub(super) fn spatial(x: &Tensor) -> Result<Vec<i64>> {
     }
 }
 
+/// Places of a kernel that are looked at one by one.
+const MOST_PLACES: i64 = 1 << 14;
+
 /// For each place in the kernel, what it meets under all windows: `kernel.product()` views of shape `[N, C, outputs...]` into
 /// an input that is padded already.
 pub(super) fn views(padded: &Tensor, geometry: &Geometry, outputs: &[i64]) -> Result<Vec<Tensor>> {
+    let places = geometry.kernel.iter().try_fold(1_i64, |total, &size| total.checked_mul(size));
+    if places.is_none_or(|places| places > MOST_PLACES) {
+        let reason =
+            format!("a kernel of {:?} is not supported with these pads: more than {MOST_PLACES} places", geometry.kernel);
+        return Err(Error::unsupported(reason));
+    }
     let mut views = vec![padded.shallow_clone()];
     for (axis, &count) in outputs.iter().enumerate() {
         let dim = i64::try_from(axis + 2).map_err(Error::malformed)?;
