@@ -131,6 +131,23 @@ fn a_class_token_of_the_exported_batch_is_repeated() {
 }
 
 #[test]
+fn a_class_token_that_is_expanded_first_is_repeated() {
+    let token = to_proto("token", &floats(&[1, 1, SIDE, 1])).unwrap();
+    let shape = integers("shape", &[1, CHANNELS, SIDE, 1], &[4]);
+    let nodes = vec![
+        node("Expand", &["token", "shape"], "expanded"),
+        // Behind a weighted node, where constants are taken for parameters and are not folded.
+        node("Conv", &["images", "kernel"], "filtered"),
+        with_axis(node("Concat", &["expanded", "filtered"], "longer"), 3),
+        node("Flatten", &["longer"], "features"),
+    ];
+    let kernel = to_proto("kernel", &floats(&[CHANNELS, CHANNELS, 1, 1])).unwrap();
+    let scene = Scene::new(classifier(1, nodes, vec![token, shape, kernel], CHANNELS * SIDE * (SIDE + 1)));
+    assert!(scene.import().report().trainable.iter().any(|parameter| parameter.name == "token"));
+    scene.runs_on_any_batch();
+}
+
+#[test]
 fn a_strided_view_of_the_exported_batch_reads_every_image() {
     for batch in [1, 2] {
         // Every second pixel of each image, backwards: what `as_strided` becomes.

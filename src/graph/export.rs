@@ -68,12 +68,12 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
                 graph.initializer.push(onnx::to_proto(&name, &Tensor::f_from_slice(shape)?)?);
                 set_input(node_at(graph, *place)?, 1, &name)?;
             }
-            Patch::Repeat { place, position, like, axis } => {
+            Patch::Repeat { place, position, like, axis, rank } => {
                 let node = node_at(graph, *place)?;
                 let source = node.input.get(*position).cloned().unwrap_or_default();
                 let like = node.input.get(*like).cloned().unwrap_or_default();
                 set_input(node, *position, &format!("batch_free.{number}"))?;
-                inserted.push((*place, repeat_nodes(graph, number, &source, &like, *axis)?));
+                inserted.push((*place, repeat_nodes(graph, number, (&source, *rank), &like, *axis)?));
             }
             Patch::GatherPerImage { place, stride, indices, shape } => {
                 let name = |what: &str| format!("batch_free.{number}.{what}");
@@ -103,14 +103,13 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
     Ok(())
 }
 
-/// `source` repeated to the size that `like` has along `axis`: Expand to ones everywhere else.
-fn repeat_nodes(graph: &mut GraphProto, number: usize, source: &str, like: &str, axis: usize) -> Result<Vec<NodeProto>> {
-    let axis = i64::try_from(axis).map_err(Error::unexpected)?;
-    let rank =
-        graph.initializer.iter().find(|t| t.name == source).map_or(axis + 1, |t| i64::try_from(t.dims.len()).unwrap_or(axis + 1));
+/// `source` (and its rank) repeated to the size that `like` has along `axis`: Expand to ones everywhere else.
+fn repeat_nodes(graph: &mut GraphProto, number: usize, source: (&str, usize), like: &str, axis: usize) -> Result<Vec<NodeProto>> {
+    let (source, rank) = source;
+    let after = rank.checked_sub(axis + 1).ok_or_else(|| Error::unexpected(format!("rank {rank} has no axis {axis}")))?;
     let name = |what: &str| format!("batch_free.{number}.{what}");
-    let ones = |count: i64| vec![1_i64; usize::try_from(count).unwrap_or(0)];
-    for (what, values) in [("before", ones(axis)), ("after", ones(rank - axis - 1)), ("axis", vec![axis])] {
+    let position = i64::try_from(axis).map_err(Error::unexpected)?;
+    for (what, values) in [("before", vec![1_i64; axis]), ("after", vec![1; after]), ("axis", vec![position])] {
         graph.initializer.push(onnx::to_proto(&name(what), &Tensor::f_from_slice(&values)?)?);
     }
     Ok(vec![

@@ -32,8 +32,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Patch {
     /// The node at `place` reshapes to `shape`, in which the batch is `-1`.
     Reshape { place: usize, shape: Vec<i64> },
-    /// Input `position` of the node at `place` is repeated along `axis` to the batch of input `like`.
-    Repeat { place: usize, position: usize, like: usize, axis: usize },
+    /// Input `position` of the node at `place`, of `rank` dimensions, is repeated along `axis` to the batch of input `like`.
+    Repeat { place: usize, position: usize, like: usize, axis: usize, rank: usize },
     /// The `Gather` at `place` reads `indices` (of shape `shape`) out of each run of `stride` numbers, instead of numbers of the
     /// whole flattened batch.
     GatherPerImage { place: usize, stride: i64, indices: Vec<i64>, shape: Vec<i64> },
@@ -295,9 +295,16 @@ impl Search<'_> {
             _ => None,
         };
         let Some((like, axis)) = step.inputs.iter().enumerate().find_map(operand) else { return false };
+        // All operands of a Concat have the same rank.
+        let rank = match step.inputs[like] {
+            Some(Source::Slot(slot)) => self.reference[slot].len(),
+            _ => return false,
+        };
         let holds_batch = |source: &Option<Source>| match source {
             Some(Source::Stored(i)) => self.stored.get(*i).is_some_and(|t| t.size().get(axis) == Some(&self.batch)),
-            _ => false,
+            // A constant that is expanded or moved in every pass, so that it can be trained.
+            Some(Source::Slot(s)) => grown(*s).is_none() && self.reference[*s].get(axis) == Some(&self.batch),
+            None => false,
         };
         let repeated: Vec<usize> = (0..step.inputs.len()).filter(|&i| holds_batch(&step.inputs[i])).collect();
         if repeated.is_empty() {
@@ -305,7 +312,7 @@ impl Search<'_> {
         }
         let place = step.place;
         repeat_inputs(&mut self.plan.steps[index], &repeated, like, axis);
-        self.standing.extend(repeated.iter().map(|&position| Patch::Repeat { place, position, like, axis }));
+        self.standing.extend(repeated.iter().map(|&position| Patch::Repeat { place, position, like, axis, rank }));
         true
     }
 
