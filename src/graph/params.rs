@@ -200,10 +200,10 @@ fn is_weak(node: &IrNode) -> bool {
     node.op.weights == ALL || node.op.flow == Flow::MovesAll
 }
 
-/// Computes nodes whose inputs are all constant and lead to no weight.
 /// Bytes of all constants that a graph may compute from others: a few nodes can ask for any amount.
-const MOST_FOLDED: usize = 1 << 29;
+const MOST_FOLDED: usize = 1 << 28;
 
+/// Computes nodes whose inputs are all constant and lead to no weight.
 fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
     let _guard = no_grad();
     let nodes = std::mem::take(&mut ir.nodes);
@@ -219,7 +219,7 @@ fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
         }
         let inputs: Vec<Option<&Tensor>> =
             node.inputs.iter().map(|i| i.and_then(|i| ir.values[i].constant.as_ref()).map(|c| &c.tensor)).collect();
-        let tensors = with_at_most(1 << 26, || run_node(&node, &inputs, Mode::Eval))?;
+        let tensors = with_at_most(1 << 25, || run_node(&node, &inputs, Mode::Eval))?;
         for (tensor, output) in tensors.into_iter().zip(&node.outputs) {
             if let Some(id) = *output {
                 bytes += tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes());

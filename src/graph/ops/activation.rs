@@ -1,6 +1,6 @@
 //! Activation functions.
 
-use super::operands::{is_whole, pair, unary};
+use super::operands::{bound_broadcast, is_whole, pair, unary};
 use super::{Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
@@ -157,5 +157,6 @@ fn prelu(call: &Call<'_>) -> Result<Tensor> {
 }
 
 fn with_slope(x: &Tensor, slope: &Tensor) -> Result<Tensor> {
+    bound_broadcast(&[x, slope])?;
     Ok(x.f_relu()?.f_add(&x.f_clamp_max(0)?.f_mul(slope)?)?)
 }

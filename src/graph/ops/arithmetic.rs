@@ -1,6 +1,6 @@
 //! Arithmetic on two or more operands, and Clip.
 
-use super::operands::{Align, device_of, is_whole, on, variadic};
+use super::operands::{Align, bound_broadcast, device_of, is_whole, on, variadic};
 use super::{ALL, Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Kind, Tensor, is_float, to_i64s};
@@ -98,7 +98,10 @@ fn fold(node: &Node<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<
 fn folded(call: &Call<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let mut operands = variadic(call)?.into_iter();
     let first = operands.next().ok_or_else(|| Error::malformed("no inputs"))?;
-    operands.try_fold(first, |total, operand| run(&total, &operand))
+    operands.try_fold(first, |total, operand| {
+        bound_broadcast(&[&total, &operand])?;
+        run(&total, &operand)
+    })
 }
 
 fn mean(node: &Node<'_>) -> Result<Kernel> {

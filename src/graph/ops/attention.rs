@@ -1,6 +1,6 @@
 //! Attention and rotary embeddings.
 
-use super::operands::{dim, on};
+use super::operands::{dim, elements, on};
 use super::values::kind_attribute;
 use super::{Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
@@ -71,6 +71,8 @@ impl Attention {
         let (k, v) = (repeated(&key, heads)?, repeated(&value, heads)?);
         #[expect(clippy::cast_precision_loss, reason = "a head's size is small")]
         let scale = self.scale.unwrap_or_else(|| 1.0 / (dim(&q.size(), 3).unwrap_or(1) as f64).sqrt());
+        let (images, queries, keys) = (dim(&q.size(), 0)?, dim(&q.size(), 2)?, dim(&k.size(), 2)?);
+        elements(&[images, heads, queries, keys])?;
         let bias = self.bias(call, &q, &k)?;
         // The CPU's kernels for half precision round at every step.
         let wide = if matches!(kind, Kind::Half | Kind::BFloat16) && q.device() == Device::Cpu { Kind::Float } else { kind };
@@ -182,6 +184,7 @@ fn repeated(x: &Tensor, heads: i64) -> Result<Tensor> {
     if own <= 0 || heads % own != 0 {
         return Err(Error::malformed(format!("{heads} query heads do not share {own} key heads")));
     }
+    elements(&[heads, i64::try_from(x.numel()).map_err(Error::malformed)? / own])?;
     Ok(x.f_repeat_interleave_self_int(heads / own, 1, None::<i64>)?)
 }
 

@@ -1,6 +1,6 @@
 //! Operations on the bits of integers.
 
-use super::operands::pair;
+use super::operands::Align;
 use super::{Call, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
@@ -25,7 +25,7 @@ pub const OPS: &[Op] = &[
 ];
 
 fn binary(call: &Call<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let (a, b) = pair(call)?;
+    let (a, b) = Align::Numpy.pair(call)?;
     run(&a, &b)
 }
 

@@ -1,6 +1,6 @@
 //! Comparisons, logic and Where.
 
-use super::operands::{Align, device_of, on};
+use super::operands::{Align, bound_broadcast, device_of, on};
 use super::{ALL, Kernel, Node, Op, one};
 use crate::error::Result;
 use crate::tensor::{Kind, Tensor};
@@ -29,6 +29,7 @@ fn binary(node: &Node<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Resul
 fn choose(call: &super::Call<'_>) -> Result<Tensor> {
     let (condition, yes, no) = (call.input(0)?, call.input(1)?, call.input(2)?);
     let device = device_of([condition, yes, no]);
+    bound_broadcast(&[condition, yes, no])?;
     let condition = on(condition, device)?.f_to_kind(Kind::Bool)?;
     Ok(on(yes, device)?.f_where_self(&condition, &on(no, device)?)?)
 }

@@ -1,6 +1,6 @@
 //! Concat and Split.
 
-use super::operands::{dim, variadic};
+use super::operands::{dim, elements, variadic};
 use super::{ALL, Flow, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -29,6 +29,13 @@ fn concat(axis: i64) -> Result<Kernel> {
         if parts.iter().any(|part| part.dim() != rank) {
             return Err(Error::malformed("the inputs differ in rank"));
         }
+        // A few thousand names of one tensor in a file are as many copies of it here.
+        let numbers: Vec<i64> = parts
+            .iter()
+            .map(|part| i64::try_from(part.numel()))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(Error::malformed)?;
+        elements(&[numbers.iter().sum()])?;
         Ok(Tensor::f_cat(&parts, axis_in(axis, rank)?)?)
     })
 }

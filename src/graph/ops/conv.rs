@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use super::operands::is_whole;
+use super::operands::{elements, is_whole};
 use super::window::{Geometry, Padding, Window, bounded, pad, spatial};
 use super::{Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
@@ -30,6 +30,8 @@ fn conv(node: &Node<'_>) -> Result<Kernel> {
 /// Also for QLinearConv.
 pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: &Window, groups: i64) -> Result<Tensor> {
     let geometry = window.over(&spatial(x)?, &spatial(weight)?)?;
+    // Pads can make the result far larger than the images.
+    bound_result(x, weight.size().first().copied(), &geometry.outputs(&spatial(x)?, false)?)?;
     let Geometry { strides, dilations, begin, end, .. } = &geometry;
     let none = vec![0; begin.len()];
     if geometry.is_symmetric() {
@@ -40,6 +42,13 @@ pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, windo
     let more = |side: &[i64]| -> Vec<i64> { side.iter().zip(&both).map(|(&side, &both)| side - both).collect() };
     let x = pad(x, &more(begin), &more(end), 0.0)?;
     Ok(x.f_convolution(weight, bias, strides, &both, dilations, false, &none, groups)?)
+}
+
+/// Refuses a result `[N, channels, outputs...]` larger than [`elements`] allows.
+fn bound_result(x: &Tensor, channels: Option<i64>, outputs: &[i64]) -> Result<()> {
+    let images = x.size().first().copied();
+    let shape: Vec<i64> = images.into_iter().chain(channels).chain(outputs.iter().copied()).collect();
+    elements(&shape).map(drop)
 }
 
 /// What the attributes of ConvTranspose leave open until the input's size is known.
@@ -80,12 +89,19 @@ impl Transposed {
             None if same => Some(inputs.iter().zip(&geometry.strides).map(|(&size, &stride)| size * stride).collect()),
             None => None,
         };
+        let full = |axis: usize| -> Option<i64> {
+            let stretched = geometry.strides[axis].checked_mul(inputs[axis] - 1)?;
+            stretched.checked_add(extra[axis])?.checked_add(geometry.extent(axis))
+        };
+        let full: Option<Vec<i64>> = (0..rank).map(full).collect();
+        let full = full.ok_or_else(|| Error::malformed("the strides make the result too large"))?;
+        let channels = weight.size().get(1).and_then(|&channels| channels.checked_mul(self.groups));
+        bound_result(x, channels, &full)?;
         match wanted {
             None => geometry = self.window.over(&inputs, &kernel)?,
             Some(wanted) => {
                 for axis in 0..rank {
-                    let full = geometry.strides[axis] * (inputs[axis] - 1) + extra[axis] + geometry.extent(axis);
-                    let total = full.saturating_sub(wanted[axis]);
+                    let total = full[axis].saturating_sub(wanted[axis]);
                     let less = if total < 0 { 0 } else { total / 2 };
                     let upper = matches!(self.window.padding, Padding::SameUpper);
                     let begin = if upper || total < 0 { less } else { total - less };

@@ -27,12 +27,13 @@ fn gather(node: &Node<'_>) -> Result<Kernel> {
             }
             return Ok(x.f_select(axis, at)?);
         }
-        let device = device_of([x, index]);
-        let flat = indices(index, size, device)?.f_reshape([-1])?;
-        let picked = on(x, device)?.f_index_select(axis, &flat)?;
         let at = usize::try_from(axis).map_err(Error::malformed)?;
         let mut result = shape;
         result.splice(at..=at, index.size());
+        elements(&result)?;
+        let device = device_of([x, index]);
+        let flat = indices(index, size, device)?.f_reshape([-1])?;
+        let picked = on(x, device)?.f_index_select(axis, &flat)?;
         Ok(picked.f_reshape(result)?)
     })
 }
@@ -80,6 +81,9 @@ fn gather_tuples(call: &Call<'_>, batch: usize) -> Result<Tensor> {
     }
     let length = tuple_length(index, shape.len() - batch)?;
     let (indexed, rest) = (&shape[batch..batch + length], &shape[batch + length..]);
+    let mut result = index_shape[..index_shape.len() - 1].to_vec();
+    result.extend(rest);
+    elements(&result)?;
     let device = device_of([x, index]);
     let (batches, rows) = (elements(&shape[..batch])?, elements(indexed)?);
     let numbers = row_numbers(index, indexed, device)?.f_reshape([batches, -1])?;
@@ -87,7 +91,5 @@ fn gather_tuples(call: &Call<'_>, batch: usize) -> Result<Tensor> {
     let mut flat = vec![batches * rows];
     flat.extend(rest);
     let picked = on(x, device)?.f_reshape(flat)?.f_index_select(0, &numbers.f_add(&offsets)?.f_reshape([-1])?)?;
-    let mut result = index_shape[..index_shape.len() - 1].to_vec();
-    result.extend(rest);
     Ok(picked.f_reshape(result)?)
 }

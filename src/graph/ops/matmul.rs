@@ -1,5 +1,8 @@
 //! Matrix products.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
 use super::conv::centred;
 use super::operands::{broadcast, device_of, elements, is_whole, on, pair, variadic};
 use super::{ALL, Call, Kernel, Node, Op, one};
@@ -22,7 +25,12 @@ pub const OPS: &[Op] = &[
     Op::new("Gemm", 11, 3, gemm).at_least(2).weights(&[0, 1, 2]).gradients(ALL),
     Op::new("Einsum", 12, usize::MAX, |node| {
         let Some(equation) = node.text("equation")? else { return Err(Error::malformed("attribute 'equation' is missing")) };
-        one(move |call| Ok(Tensor::f_einsum(&equation, &variadic(call)?, None::<i64>)?))
+        let einsum = Einsum::of(&equation);
+        one(move |call| {
+            let operands = variadic(call)?;
+            einsum.bound(&operands)?;
+            Ok(Tensor::f_einsum(&equation, &operands, None::<i64>)?)
+        })
     })
     .weights(&[0, 1, 2, 3])
     .gradients(ALL),
@@ -37,6 +45,59 @@ fn bound(a: &[i64], b: &[i64]) -> Result<()> {
         elements(&shape)?;
     }
     Ok(())
+}
+
+/// The labels of an Einsum equation, to know how large its results become; whether it is one is libtorch's to say.
+struct Einsum {
+    /// One for each operand, with [`ELLIPSIS`] for `...`.
+    terms: Vec<Vec<char>>,
+    result: Vec<char>,
+}
+
+const ELLIPSIS: char = '.';
+
+impl Einsum {
+    fn of(equation: &str) -> Einsum {
+        let equation: String = equation.replace("...", ".").chars().filter(|label| !label.is_whitespace()).collect();
+        let (terms, result) =
+            equation.split_once("->").map_or((equation.as_str(), None), |(terms, result)| (terms, Some(result)));
+        let counted = |label: char| label == ELLIPSIS || terms.matches(label).count() == 1;
+        let result = result.map_or_else(|| terms.chars().filter(|&l| l != ',' && counted(l)).collect(), |r| r.chars().collect());
+        Einsum { terms: terms.split(',').map(|term| term.chars().collect()).collect(), result }
+    }
+
+    /// Operands are contracted from left to right: refuses them where a result on the way is larger than [`elements`] allows.
+    fn bound(&self, operands: &[Tensor]) -> Result<()> {
+        let mut sizes: BTreeMap<char, i64> = BTreeMap::new();
+        let mut terms = Vec::with_capacity(self.terms.len());
+        for (term, operand) in self.terms.iter().zip(operands) {
+            let shape = operand.size();
+            let term = expanded(term, (shape.len() + 1).saturating_sub(term.len()));
+            for (&label, &size) in term.iter().zip(&shape) {
+                let known = sizes.entry(label).or_insert(size);
+                *known = size.max(*known);
+            }
+            terms.push(term);
+        }
+        let result = expanded(&self.result, AXES.count());
+        for end in 1..terms.len() {
+            let (done, ahead) = terms.split_at(end + 1);
+            let mut kept = BTreeSet::from_iter(done.iter().flatten());
+            kept.retain(|label| result.contains(label) || ahead.iter().flatten().any(|later| later == *label));
+            elements(&kept.iter().filter_map(|label| sizes.get(label).copied()).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+/// Labels of the axes behind an ellipsis, the last one first. No equation can name them.
+const AXES: RangeInclusive<char> = '\u{e000}'..='\u{e0ff}';
+
+/// Labels in which every axis behind an ellipsis has its own.
+fn expanded(labels: &[char], axes: usize) -> Vec<char> {
+    let axes: Vec<char> = AXES.take(axes).collect();
+    let one = |&label: &char| if label == ELLIPSIS { axes.iter().rev().copied().collect() } else { vec![label] };
+    labels.iter().flat_map(one).collect()
 }
 
 /// `alpha * A' * B' + beta * C`, where C broadcasts to the product's shape.

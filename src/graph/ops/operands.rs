@@ -53,6 +53,21 @@ pub(super) fn broadcast(a: &[i64], b: &[i64]) -> Result<Vec<i64>> {
         .collect()
 }
 
+/// Refuses operands that broadcast to a tensor larger than [`elements`] allows: two thin ones can. Shapes that do not fit are
+/// libtorch's to refuse.
+pub(super) fn bound_broadcast(operands: &[&Tensor]) -> Result<()> {
+    let mut shape: Vec<i64> = Vec::new();
+    for operand in operands {
+        let sizes = operand.size();
+        let more = sizes.len().saturating_sub(shape.len());
+        shape.splice(0..0, std::iter::repeat_n(1, more));
+        for (size, own) in shape.iter_mut().rev().zip(sizes.iter().rev()) {
+            *size = if *own == 0 || *size == 0 { 0 } else { (*size).max(*own) };
+        }
+    }
+    elements(&shape).map(drop)
+}
+
 /// How operand B of a binary operator is laid along operand A.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Align {
@@ -85,10 +100,16 @@ impl Align {
     pub(super) fn pair(self, call: &Call<'_>) -> Result<(Tensor, Tensor)> {
         let (a, b) = pair(call)?;
         match self {
-            Align::Numpy => Ok((a, b)),
+            Align::Numpy => {
+                bound_broadcast(&[&a, &b])?;
+                Ok((a, b))
+            }
             Align::Same if a.size() == b.size() => Ok((a, b)),
             Align::Same => Err(mismatch(&a, &b)),
-            Align::Suffix if b.dim() <= a.dim() => Ok((a, b)),
+            Align::Suffix if b.dim() <= a.dim() => {
+                bound_broadcast(&[&a, &b])?;
+                Ok((a, b))
+            }
             Align::Suffix => Err(mismatch(&a, &b)),
             Align::At(axis) => {
                 let axis = super::axis_in(axis, a.dim())?;
@@ -97,6 +118,7 @@ impl Align {
                 let mut shape = b.size();
                 shape.extend(std::iter::repeat_n(1, behind));
                 let b = b.f_reshape(shape)?;
+                bound_broadcast(&[&a, &b])?;
                 Ok((a, b))
             }
         }
@@ -150,9 +172,9 @@ pub(crate) fn with_at_most<T>(limit: i64, work: impl FnOnce() -> T) -> T {
 }
 
 /// As [`elements`] for a tensor that is made of nothing but its shape, where a few bytes of a file can ask for any amount of
-/// memory: at most 2^26.
+/// memory: at most 2^25.
 pub(super) fn new_elements(shape: &[i64]) -> Result<i64> {
-    at_most(shape, 1 << 26)
+    at_most(shape, 1 << 25)
 }
 
 fn at_most(shape: &[i64], limit: i64) -> Result<i64> {

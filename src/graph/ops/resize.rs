@@ -248,6 +248,9 @@ fn grid_sample(node: &Node<'_>) -> Result<Kernel> {
     let corners = node.flag("align_corners")?;
     one(move |call| {
         let (x, grid) = super::operands::pair(call)?;
+        if let (&[_, channels, ..], &[images, ref places @ .., _]) = (&x.size()[..], &grid.size()[..]) {
+            elements(&[&[images, channels], places].concat())?;
+        }
         Ok(x.f_grid_sampler(&grid, mode, padding, corners)?)
     })
 }

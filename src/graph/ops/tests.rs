@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::testing::{assert_close, float, floats, int, ints, list, ramp, run, run_in, text};
-use super::{ALL, Mode, all, find};
+use super::{ALL, Mode, all, find, with_at_most};
 use crate::error::ErrorKind;
 use crate::tensor::{Kind, Tensor, seed_libtorch, to_f32s, to_i64s};
 
@@ -73,6 +73,45 @@ fn hostile_numbers_are_malformed() {
         (("Flatten", 13), vec![int("axis", i64::MIN)], vec![&x]),
     ] {
         assert_eq!(run(op, &attributes, &inputs).unwrap_err().kind(), ErrorKind::Malformed, "{op:?} {inputs:?}");
+    }
+}
+
+/// Every result here has 10,000 numbers out of operands of at most 400.
+#[test]
+fn results_far_larger_than_their_operands_are_bounded() {
+    let (column, row, x) = (ramp(&[100, 1]), ramp(&[1, 100]), ramp(&[1, 1, 1, 1]));
+    let yes = column.gt(50.0);
+    let whole = |x: &Tensor| x.to_kind(Kind::Int64);
+    let (many, filter, wide) = (list(&[0; 100]), ramp(&[1, 1, 1, 1]), ramp(&[1, 1, 100, 4]));
+    for (op, attributes, inputs) in [
+        (("Add", 14), vec![], vec![&column, &row]),
+        (("Add", 6), vec![int("broadcast", 1)], vec![&ramp(&[100, 1]), &row]),
+        (("Max", 13), vec![], vec![&column, &row]),
+        (("Mean", 13), vec![], vec![&column, &row]),
+        (("PRelu", 16), vec![], vec![&row, &column]),
+        (("Less", 13), vec![], vec![&column, &row]),
+        (("Where", 16), vec![], vec![&yes, &row, &column]),
+        (("BitwiseAnd", 18), vec![], vec![&whole(&column), &whole(&row)]),
+        (("Einsum", 12), vec![text("equation", "ab,bc->ac")], vec![&column, &row]),
+        (("Einsum", 12), vec![text("equation", "a b, b c")], vec![&column, &row]),
+        (("Einsum", 12), vec![text("equation", "...,...->...")], vec![&column, &row]),
+        (
+            ("Einsum", 12),
+            vec![text("equation", "ab,cd,ad->")],
+            vec![&column, &row, &ramp(&[100, 100]).narrow(0, 0, 1).expand([100, 100], false)],
+        ),
+        (("Conv", 11), vec![ints("pads", &[50, 50, 49, 49])], vec![&x, &filter]),
+        (("ConvTranspose", 11), vec![ints("strides", &[100, 1])], vec![&wide, &filter]),
+        (("Gather", 13), vec![int("axis", 1)], vec![&column, &many]),
+        (("GatherND", 13), vec![], vec![&row, &many.reshape([100, 1])]),
+        (("Concat", 13), vec![int("axis", 0)], vec![&row; 100]),
+        (("Attention", 23), vec![], vec![&wide, &wide, &wide]),
+        (("GridSample", 20), vec![], vec![&ramp(&[1, 100, 1, 1]), &ramp(&[1, 10, 10, 2])]),
+    ] {
+        let error = with_at_most(9_000, || run(op, &attributes, &inputs)).unwrap_err();
+        assert_eq!((error.kind(), error.reason().contains("is refused")), (ErrorKind::Malformed, true), "{op:?} {error}");
+        let numbers = with_at_most(40_000, || run(op, &attributes, &inputs)).map(|y| y.numel());
+        assert!(numbers.is_ok(), "{op:?} {numbers:?}");
     }
 }
 
