@@ -74,8 +74,18 @@ fn damaged_files_end_with_one_line() {
     refused(&write(folder.path(), "groups.onnx", &nested));
 }
 
-fn value(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.into(), ..Default::default() }
+/// A batch of any size of images 3x8x8.
+fn images() -> ValueInfoProto {
+    let mut input = ValueInfoProto { name: "x".into(), ..Default::default() };
+    let declared = input.type_.mut_or_insert_default().mut_tensor_type();
+    declared.elem_type = 1;
+    let dims = [-1, 3, 8, 8].map(|size| {
+        let mut dim = cmira::onnx::proto::tensor_shape_proto::Dimension::new();
+        dim.set_dim_value(size);
+        dim
+    });
+    declared.shape.mut_or_insert_default().dim.extend(dims);
+    input
 }
 
 fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
@@ -88,7 +98,8 @@ fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
 }
 
 fn model(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Vec<u8> {
-    let graph = GraphProto { node: nodes, input: vec![value("x")], output: vec![value("y")], initializer, ..Default::default() };
+    let output = ValueInfoProto { name: "y".into(), ..Default::default() };
+    let graph = GraphProto { node: nodes, input: vec![images()], output: vec![output], initializer, ..Default::default() };
     let opset = OperatorSetIdProto { version: 17, ..Default::default() };
     let model = ModelProto { ir_version: 8, graph: Some(graph).into(), opset_import: vec![opset], ..Default::default() };
     model.write_to_bytes().expect("a model in memory can be written")

@@ -1,6 +1,7 @@
 //! A side branch: whether an import can be believed. ONNX Runtime is the independent witness of the forward pass, and every
 //! trainable parameter has to receive a finite gradient that is not zero.
 
+pub mod conformance;
 pub mod gradients;
 pub mod parity;
 pub mod witness;
@@ -23,6 +24,12 @@ pub use witness::Witness;
 
 /// The largest error relative to the largest output that counts as agreement with ONNX Runtime.
 pub const PARITY_TOLERANCE: f64 = 1e-4;
+
+/// The same for models that hold weights or take images in half precision (11 bits).
+pub const HALF_TOLERANCE: f64 = 1e-2;
+
+/// The same for bfloat16 (8 bits).
+pub const BFLOAT16_TOLERANCE: f64 = 8e-2;
 
 /// Batch sizes on which parity is shown, whatever batch the file was exported with.
 pub const BATCHES: [i64; 3] = [1, 2, 7];
@@ -131,11 +138,12 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     let mut parity: Option<Parity> = None;
     for batch in BATCHES {
         let random = parity::random_images(&[batch, c, h, w])?;
-        let one = parity::compare(&model, &mut witness, &random).at(|| format!("batch of {batch}"))?;
+        let compared = parity::compare(&model, &mut witness, &random).at(|| format!("batch of {batch}"));
+        let one = compared.at(|| path.display())?;
         batches.insert(batch.to_string(), one.max_rel);
         parity = Some(parity.map_or(one.clone(), |all| all.and(&one)));
     }
-    let on_images = images.map(|images| parity::compare(&model, &mut witness, images)).transpose()?;
+    let on_images = images.map(|images| parity::compare(&model, &mut witness, images)).transpose().at(|| path.display())?;
     let gradients = gradients::check(&model, &[c, h, w])?;
     Ok(Check {
         model: path.display().to_string(),
@@ -152,6 +160,23 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
         import_s,
         import: Some(report),
     })
+}
+
+/// Compares an imported model with ONNX Runtime on a few images, before numbers about it are believed.
+///
+/// # Errors
+/// Disagree, when the two differ; Unsupported, when ONNX Runtime cannot run the file; Usage, when ONNX Runtime is missing.
+pub fn compare_on(path: &Path, model: &Model, images: &Tensor) -> Result<Parity> {
+    let compared = || -> Result<Parity> {
+        // ONNX Runtime is opened by files only that have proved to run.
+        let _ = model.output(&images.f_to_device(model.device())?)?;
+        let parity = parity::compare(model, &mut Witness::open(path)?, images)?;
+        if parity.holds() {
+            return Ok(parity);
+        }
+        Err(Error::disagree(format!("libtorch and ONNX Runtime disagree on the images: {parity}")))
+    };
+    compared().at(|| path.display())
 }
 
 fn refused(path: &Path, sha256: &str, survey: Survey) -> Check {

@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::check::PARITY_TOLERANCE;
 use crate::check::witness::Witness;
+use crate::check::{BFLOAT16_TOLERANCE, HALF_TOLERANCE, PARITY_TOLERANCE};
 use crate::error::{Error, Result};
 use crate::graph::Model;
-use crate::tensor::{Device, Tensor, no_grad, rng, to_f64s};
+use crate::tensor::{Device, Kind, Tensor, no_grad, rng, to_f64s};
 
 /// Agreement on a set of images.
 #[derive(Debug, Clone, Serialize)]
@@ -21,12 +21,14 @@ pub struct Parity {
     pub argmax_agreement: f64,
     /// How many images were compared.
     pub images: usize,
+    /// The largest `max_rel` that counts as agreement, by the model's precision; see [`PARITY_TOLERANCE`].
+    pub tolerance: f64,
 }
 
 impl Parity {
-    /// Whether the difference is within [`PARITY_TOLERANCE`] and every arg-max is the same.
+    /// Whether the difference is within the tolerance and every arg-max is the same.
     pub fn holds(&self) -> bool {
-        self.max_rel <= PARITY_TOLERANCE && self.argmax_agreement >= 1.0
+        self.max_rel <= self.tolerance && self.argmax_agreement >= 1.0
     }
 
     /// Both comparisons in one.
@@ -38,6 +40,7 @@ impl Parity {
             max_rel: self.max_rel.max(other.max_rel),
             argmax_agreement: weighted / images as f64,
             images,
+            tolerance: self.tolerance.max(other.tolerance),
         }
     }
 }
@@ -96,6 +99,17 @@ pub fn compare(model: &Model, witness: &mut Witness, images: &Tensor) -> Result<
         max_rel: max_abs / largest.max(f64::MIN_POSITIVE),
         argmax_agreement: same.count() as f64 / images.max(1) as f64,
         images,
+        tolerance: tolerance(model),
+    })
+}
+
+/// Two engines that round at every layer differ by some roundings: a half keeps 11 bits, a bfloat16 8, where a float keeps 24.
+fn tolerance(model: &Model) -> f64 {
+    let kinds = model.params().iter().map(|param| param.tensor.kind()).chain([model.shared.input_kind]);
+    kinds.fold(PARITY_TOLERANCE, |tolerance, kind| match kind {
+        Kind::Half => tolerance.max(HALF_TOLERANCE),
+        Kind::BFloat16 => tolerance.max(BFLOAT16_TOLERANCE),
+        _ => tolerance,
     })
 }
 

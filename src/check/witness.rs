@@ -5,31 +5,33 @@ use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
 use ort::session::Session;
-use ort::value::TensorRef;
+use ort::value::{Tensor as Value, TensorElementType};
 
 use crate::error::{Error, Place, Result};
-use crate::tensor::{Tensor, to_f32s};
+use crate::tensor::{Kind, Tensor, to_f32s, to_f64s};
 
 /// A model as ONNX Runtime sees it.
 pub struct Witness {
     session: Session,
     /// The batch size that the file fixes, if it does.
     batch: Option<i64>,
+    /// What the input takes.
+    element: TensorElementType,
 }
 
 impl Witness {
     /// Opens a file with ONNX Runtime on the CPU.
     ///
     /// # Errors
-    /// Usage, when ONNX Runtime itself is missing; Disagree, when it refuses a file that this crate accepted.
+    /// Usage, when ONNX Runtime itself is missing; Unsupported, when it refuses a file that this crate accepted.
     pub fn open(path: &Path) -> Result<Witness> {
-        let refused =
-            |e: &dyn std::fmt::Display| Error::disagree(format!("ONNX Runtime refuses the file: {e}")).at(path.display());
+        let refused = |e: &dyn std::fmt::Display| incomparable(&format!("ONNX Runtime refuses the file: {e}")).at(path.display());
         let mut builder = Session::builder(environment()?).map_err(|e| refused(&e))?;
         let session = builder.commit_from_file(path).map_err(|e| refused(&e))?;
-        let batch =
-            session.inputs().first().and_then(|i| i.dtype().tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);
-        Ok(Witness { session, batch })
+        let input = session.inputs().first().map(|input| input.dtype());
+        let batch = input.and_then(|i| i.tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);
+        let element = input.and_then(|i| i.tensor_type()).unwrap_or(TensorElementType::Float32);
+        Ok(Witness { session, batch, element })
     }
 
     /// The file's first output for images `[N, C, H, W]`, run in pieces where the file fixes its batch size.
@@ -56,15 +58,50 @@ impl Witness {
     }
 
     fn run_once(&mut self, images: &Tensor) -> Result<Tensor> {
-        let values = to_f32s(images)?;
+        let failed = |e: ort::Error| incomparable(&format!("ONNX Runtime fails on the model: {e}"));
         let name = self.session.inputs().first().map(|i| i.name().to_string()).unwrap_or_default();
-        let failed = |e: ort::Error| Error::disagree(format!("ONNX Runtime fails on the model: {e}"));
-        let input = TensorRef::from_array_view((images.size(), values.as_slice())).map_err(failed)?;
+        let shape = images.size();
+        let input = match self.element {
+            TensorElementType::Float32 => Value::from_array((shape, to_f32s(images)?)).map_err(failed)?.into_dyn(),
+            TensorElementType::Float64 => Value::from_array((shape, to_f64s(images)?)).map_err(failed)?.into_dyn(),
+            TensorElementType::Float16 => {
+                let halves: Vec<half::f16> = to_f32s(images)?.into_iter().map(half::f16::from_f32).collect();
+                Value::from_array((shape, halves)).map_err(failed)?.into_dyn()
+            }
+            TensorElementType::Bfloat16 => {
+                let halves: Vec<half::bf16> = to_f32s(images)?.into_iter().map(half::bf16::from_f32).collect();
+                Value::from_array((shape, halves)).map_err(failed)?.into_dyn()
+            }
+            other => return Err(incomparable(&format!("the input takes {other}, which no image is"))),
+        };
         let outputs = self.session.run(ort::inputs![name.as_str() => input]).map_err(failed)?;
-        let (shape, data) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
-        let shape: Vec<i64> = shape.iter().copied().collect();
-        Ok(Tensor::f_from_slice(data)?.f_view(shape.as_slice())?)
+        let output = outputs.values().next().ok_or_else(|| incomparable("ONNX Runtime gives no output"))?;
+        let element = output.dtype().tensor_type();
+        let (shape, values): (Vec<i64>, Tensor) = match element {
+            Some(TensorElementType::Float64) => {
+                let (shape, data) = output.try_extract_tensor::<f64>().map_err(failed)?;
+                (shape.to_vec(), Tensor::f_from_slice(data)?)
+            }
+            Some(TensorElementType::Float16) => {
+                let (shape, data) = output.try_extract_tensor::<half::f16>().map_err(failed)?;
+                (shape.to_vec(), Tensor::f_from_slice(data)?)
+            }
+            Some(TensorElementType::Bfloat16) => {
+                let (shape, data) = output.try_extract_tensor::<half::bf16>().map_err(failed)?;
+                (shape.to_vec(), Tensor::f_from_slice(data)?)
+            }
+            _ => {
+                let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
+                (shape.to_vec(), Tensor::f_from_slice(data)?)
+            }
+        };
+        Ok(values.f_to_kind(Kind::Double)?.f_view(shape.as_slice())?)
     }
+}
+
+/// There is nothing to compare with, which is no disagreement.
+fn incomparable(reason: &str) -> Error {
+    Error::unsupported(format!("{reason}; the import cannot be compared with anything"))
 }
 
 /// Where ONNX Runtime was looked for, in order: `ORT_DYLIB_PATH`, beside the executable, where the set-up command put it.

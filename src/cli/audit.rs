@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
+use crate::check::{self, Parity};
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::cli::progress::Bar;
-use crate::data::Adapter;
-use crate::error::{Error, Place, Result};
+use crate::data::{Adapter, Batches};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome};
 use crate::harness::results::{self, Described};
 use crate::nets::Backbone;
 use crate::onnx;
-use crate::tensor::Device;
+use crate::tensor::{Device, Tensor};
 use crate::train;
 use crate::yaml;
 
@@ -118,8 +119,9 @@ fn audit(args: &Args) -> Result<()> {
         stage_one_of,
         device,
     };
-    let one = |audit: Audit, method: &str, what: &str| -> Result<Finished> {
-        let described = Described { dataset: &args.dataset, backbone: &args.model_name, method, device };
+    let one = |audit: Audit, method: &str, what: &str, witnessed: Witnessed| -> Result<Finished> {
+        let Witnessed { parity, notes } = witnessed;
+        let described = Described { dataset: &args.dataset, backbone: &args.model_name, method, device, parity, notes };
         let started = Instant::now();
         let outcome = attack(&audit, what, args)?;
         if outcome.shared_images > 0 {
@@ -139,10 +141,17 @@ fn audit(args: &Args) -> Result<()> {
     if let (Some(path), Some(control)) = (&args.control, &control) {
         audit::admit(&of(control, &args.out, None)).at(|| format!("control: {}", path.display()))?;
     }
-    let mut finished = one(of(&model, &args.out, None), &args.method, "attack")?;
-    if let Some(control) = &control {
+    let first = i64::try_from(forget.len().min(COMPARED_IMAGES)).map_err(Error::unexpected)?;
+    let images = Batches::new(&forget, &adapter, Device::Cpu)?.range(0, first)?;
+    let witnessed = Witnessed::of(model_path, &model, &images)?;
+    let control = match (&args.control, &control) {
+        (Some(path), Some(control)) => Some((control, Witnessed::of(path, control, &images).at(|| "control")?)),
+        _ => None,
+    };
+    let mut finished = one(of(&model, &args.out, None), &args.method, "attack", witnessed)?;
+    if let Some((control, witnessed)) = control {
         let results = args.out.join("control");
-        let other = one(of(control, &results, Some(&args.out)), &args.control_method, "control")?;
+        let other = one(of(control, &results, Some(&args.out)), &args.control_method, "control", witnessed)?;
         results::add_control(&args.out, &mut finished.summary, &other.summary)?;
     }
     if args.json {
@@ -151,6 +160,29 @@ fn audit(args: &Args) -> Result<()> {
         print!("{}", results::text(&finished.summary, &finished.outcome, &args.out));
     }
     Ok(())
+}
+
+/// Forget images on which an import is compared with ONNX Runtime before it is attacked.
+const COMPARED_IMAGES: usize = 16;
+
+/// What ONNX Runtime says about an import.
+struct Witnessed {
+    parity: Option<Parity>,
+    notes: Vec<String>,
+}
+
+impl Witnessed {
+    /// Numbers about a model that was imported wrongly are about another model: disagreement ends the audit. Where nothing can be
+    /// compared, the results say so.
+    fn of(path: &Path, model: &Model, images: &Tensor) -> Result<Witnessed> {
+        match check::compare_on(path, model, images) {
+            Ok(parity) => Ok(Witnessed { parity: Some(parity), notes: Vec::new() }),
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Usage) => {
+                Ok(Witnessed { parity: None, notes: vec![format!("not compared with ONNX Runtime: {error}")] })
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 struct Finished {

@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod common;
+mod conformance;
 mod data;
 mod progress;
 mod train;
@@ -39,6 +40,8 @@ enum Command {
     Check(check::Args),
     /// Attack one model and report how much of the forgotten class membership comes back.
     Audit(audit::Args),
+    /// Run ONNX's own test cases, one line each.
+    Conformance(conformance::Args),
     /// Make and look at data sets.
     Data(data::Args),
     /// Train a reference model from scratch.
@@ -71,6 +74,7 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Check(args) => check::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Unlearn(args) => unlearn::run(&args),

@@ -11,7 +11,7 @@ use crate::graph::ops::with_at_most;
 use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
-use crate::graph::plan::{Plan, Target};
+use crate::graph::plan::{LOGITS, Plan};
 use crate::onnx::proto::{
     ModelProto, TensorProto, ValueInfoProto,
     tensor_proto::{DataLocation, DataType},
@@ -119,6 +119,11 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     let mut ir = ir::read(&file)?;
     refuse_unsupported(&ir.unsupported)?;
     let roles = params::assign(&mut ir)?;
+    let output = ir.outputs[0];
+    if ir.values[output].constant.is_some() {
+        let name = &ir.values[output].name;
+        return Err(Error::unsupported(format!("the output '{name}' is a constant where a classifier's depends on the image")));
+    }
     let matrices = weight_matrices(&ir);
     let (logits, head) = head::find(&ir, &file.model);
     head::agree(head, options.head)?;
@@ -135,7 +140,7 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
         repairs: roles.repairs,
         unused_outputs: ir.outputs[1..].iter().map(|&o| ir.values[o].name.clone()).collect(),
     };
-    let plan = Plan::compile(ir, &indices, logits)?;
+    let plan = Plan::compile(ir, &indices, &[logits, output])?;
     let sha256 = identity(&file, &infos, &stored)?;
     let mut file = file;
     clear_payload(&mut file.model, &infos);
@@ -161,7 +166,7 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     Ok((shared, stored))
 }
 
-fn refuse_unsupported(unsupported: &[Unsupported]) -> Result<()> {
+pub(crate) fn refuse_unsupported(unsupported: &[Unsupported]) -> Result<()> {
     let Some(first) = unsupported.first() else { return Ok(()) };
     let error = Error::unsupported(&first.reason).at(&first.node);
     Err(match unsupported.len() {
@@ -268,13 +273,21 @@ struct Input {
 impl Input {
     fn of(ir: &Ir, model: &ModelProto, options: &ImportOptions) -> Result<Input> {
         let graph = model.graph.as_ref();
-        let name = ir.inputs.first().map(|&i| ir.values[i].name.as_str());
+        let names: Vec<&str> = ir.inputs.iter().map(|&i| ir.values[i].name.as_str()).collect();
+        if names.len() != 1 {
+            let (count, names) = (names.len(), names.join(", "));
+            return Err(Error::unsupported(format!("the graph has {count} inputs ({names}) where an image classifier has one")));
+        }
+        let name = names.first().copied();
         let info = graph.and_then(|g| g.input.iter().find(|i| Some(i.name.as_str()) == name));
         let kind = info.map_or(Ok(Kind::Float), input_kind)?;
-        let dims = info.map(static_dims).unwrap_or_default();
-        if !dims.is_empty() && dims.len() != 4 {
+        let declared = info.map_or(Ok(None), declared_dims)?;
+        if let Some(dims) = &declared
+            && dims.len() != 4
+        {
             return Err(Error::unsupported(format!("the input has {} dimensions where images have 4 [N, C, H, W]", dims.len())));
         }
+        let dims = declared.unwrap_or_default();
         let given = |axis: usize| options.image.map(|image| image[axis]);
         let image = [0, 1, 2].map(|axis| dims.get(axis + 1).copied().flatten().or(given(axis)));
         Ok(Input { kind, batch: dims.first().copied().flatten(), image })
@@ -301,8 +314,29 @@ impl Input {
     }
 }
 
+/// Dimensions that the input declares, `None` where it declares no shape at all. Open are symbolic ones and, as some exporters
+/// mark what they do not know, -1 and a batch of 0.
+fn declared_dims(info: &ValueInfoProto) -> Result<Option<Vec<Option<i64>>>> {
+    let shape = info.type_.as_ref().filter(|t| t.has_tensor_type()).and_then(|t| t.tensor_type().shape.as_ref());
+    let Some(shape) = shape else { return Ok(None) };
+    let dims = shape.dim.iter().enumerate().map(|(axis, dim)| match (axis, dim.has_dim_value().then(|| dim.dim_value())) {
+        (_, None | Some(-1)) | (0, Some(0)) => Ok(None),
+        (_, Some(size)) if size <= 0 => {
+            Err(Error::malformed(format!("the input '{}' declares a dimension of {size}", info.name)))
+        }
+        (_, size) => Ok(size),
+    });
+    dims.collect::<Result<_>>().map(Some)
+}
+
 fn input_kind(info: &ValueInfoProto) -> Result<Kind> {
-    let code = info.type_.as_ref().filter(|t| t.has_tensor_type()).map_or(DataType::FLOAT as i32, |t| t.tensor_type().elem_type);
+    let Some(declared) = info.type_.as_ref() else {
+        return Err(Error::malformed(format!("the input '{}' declares no type", info.name)));
+    };
+    if !declared.has_tensor_type() {
+        return Err(Error::unsupported(format!("the input '{}' is no tensor", info.name)));
+    }
+    let code = declared.tensor_type().elem_type;
     [
         (DataType::FLOAT, Kind::Float),
         (DataType::DOUBLE, Kind::Double),
@@ -355,10 +389,13 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input)
 
 /// What the intermediate results of a graph may take when it is first run, whatever its images: a file of a few bytes can ask for any
 /// amount.
-const BYTES_OF_ANY_GRAPH: usize = 1 << 28;
+const BYTES_OF_ANY_GRAPH: usize = 1 << 26;
 
 /// The same for every number of its images. The widest classifiers in use hold some 40 numbers at once for each.
 const BYTES_A_NUMBER: usize = 1024;
+
+/// The same for every byte that the file stores: quantised weights are widened, others are transposed.
+const BYTES_A_STORED_BYTE: usize = 8;
 
 /// K, from one batch of black images where the size of images is known: a file can declare what it does not give.
 fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
@@ -374,10 +411,12 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
     let images = Tensor::f_zeros([input.batch.unwrap_or(1), c, h, w], (input.kind, crate::tensor::Device::Cpu))?;
     let numbers =
         usize::try_from(input.batch.unwrap_or(1).saturating_mul(c).saturating_mul(h).saturating_mul(w)).unwrap_or(usize::MAX);
+    let kept = stored.iter().map(|tensor| tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes())).sum::<usize>();
     let budget = numbers.saturating_mul(BYTES_A_NUMBER).saturating_add(BYTES_OF_ANY_GRAPH);
+    let budget = budget.saturating_add(kept.saturating_mul(BYTES_A_STORED_BYTE));
     // Activations take four bytes a number.
     let elements = i64::try_from(budget / 4).unwrap_or(i64::MAX).min(1 << 31);
-    let run = || shared.plan.run_within(stored, &images, crate::graph::Mode::Eval, Target::Logits, budget);
+    let run = || shared.plan.run_within(stored, &images, crate::graph::Mode::Eval, LOGITS, budget);
     let logits = with_at_most(elements, run);
     // Memory that is not there for the first images of a file is more than it may ask for.
     let logits = logits.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;

@@ -142,6 +142,10 @@ impl Reader<'_> {
     }
 
     fn register_values(&mut self) -> Result<()> {
+        if let Some(sparse) = self.graph.sparse_initializer.first() {
+            let name = sparse.values.as_ref().map_or("", |values| &values.name);
+            return Err(Error::unsupported(format!("sparse initializer '{name}' is not supported")));
+        }
         for (index, proto) in self.graph.initializer.iter().enumerate() {
             let id = self.add(&proto.name);
             let tensor = self.file.tensor(proto)?;

@@ -8,9 +8,11 @@ pub mod ops;
 mod params;
 mod passes;
 mod plan;
+mod program;
 
 pub use import::{ImportOptions, ImportReport, TensorInfo};
 pub use ir::Unsupported;
 pub use model::{Model, Param, Parametrization, State};
 pub use ops::Mode;
 pub use passes::head::Head;
+pub use program::Program;

@@ -7,7 +7,7 @@ use crate::error::{Error, Place, Result};
 use crate::graph::Mode;
 use crate::graph::export;
 use crate::graph::import::{self, ImportOptions, ImportReport, Shared};
-use crate::graph::plan::Target;
+use crate::graph::plan::{LOGITS, OUTPUT};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Limits, OnnxFile};
 use crate::tensor::{Device, Tensor, deep_copy, no_grad};
@@ -95,16 +95,16 @@ impl Model {
     /// # Errors
     /// Unsupported in [`Mode::Train`] when the file's batch size could not be freed; else what a node raises, with its name.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let logits = self.run(images, mode, Target::Logits)?;
+        let logits = self.run(images, mode, LOGITS)?;
         flatten_logits(logits)
     }
 
     /// The file's own first output in [`Mode::Eval`], as ONNX Runtime would give it: probabilities where the file ends with a softmax.
     pub fn output(&self, images: &Tensor) -> Result<Tensor> {
-        self.run(images, Mode::Eval, Target::Output)
+        self.run(images, Mode::Eval, OUTPUT)
     }
 
-    fn run(&self, images: &Tensor, mode: Mode, target: Target) -> Result<Tensor> {
+    fn run(&self, images: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
         let effective;
         let stored = match &self.parametrization {
             None => &self.stored,
@@ -120,21 +120,21 @@ impl Model {
         };
         let images = images.f_to_kind(self.shared.input_kind)?;
         let plan = &self.shared.plan;
-        let Some(batch) = self.shared.fixed_batch else { return plan.run(stored, &images, mode, target) };
+        let Some(batch) = self.shared.fixed_batch else { return plan.run(stored, &images, mode, result) };
         let count = images.size().first().copied().unwrap_or(0);
         if count == batch {
-            return plan.run(stored, &images, mode, target);
+            return plan.run(stored, &images, mode, result);
         }
         if mode == Mode::Train {
             let reason =
                 format!("the file fixes its batch size at {batch}, so batch statistics over {count} images cannot be computed");
             return Err(Error::unsupported(reason).help("export the model with a dynamic batch dimension"));
         }
-        self.run_in_chunks(stored, &images, batch, target)
+        self.run_in_chunks(stored, &images, batch, result)
     }
 
     /// Evaluation of a graph that accepts one batch size only; the last chunk is filled up with copies of its last image.
-    fn run_in_chunks(&self, stored: &[Tensor], images: &Tensor, batch: i64, target: Target) -> Result<Tensor> {
+    fn run_in_chunks(&self, stored: &[Tensor], images: &Tensor, batch: i64, result: usize) -> Result<Tensor> {
         let count = images.size().first().copied().unwrap_or(0);
         let mut parts = Vec::new();
         let mut start = 0;
@@ -147,7 +147,7 @@ impl Model {
                 pieces.extend((here..batch).map(|_| last.shallow_clone()));
                 chunk = Tensor::f_cat(&pieces, 0)?;
             }
-            parts.push(self.shared.plan.run(stored, &chunk, Mode::Eval, target)?.f_narrow(0, 0, here)?);
+            parts.push(self.shared.plan.run(stored, &chunk, Mode::Eval, result)?.f_narrow(0, 0, here)?);
             start += here;
         }
         Ok(Tensor::f_cat(&parts, 0)?)

@@ -146,6 +146,11 @@ impl Facts {
             }
         }
         for node in ir.nodes.iter().rev() {
+            for &output in node.outputs.iter().flatten() {
+                if facts.constant[output] && node.op.flow == Flow::Assembles {
+                    facts.weight[output] = Strength::None;
+                }
+            }
             let given = node
                 .outputs
                 .iter()

@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 pub(crate) enum Source {
     /// Index into the model's stored tensors (parameters, buffers, constants).
     Stored(usize),
-    /// Index into a run's intermediates; the model's input is slot 0.
+    /// Index into a run's intermediates; the graph's inputs come first.
     Slot(usize),
 }
 
@@ -33,38 +33,30 @@ pub(crate) struct Step {
 pub(crate) struct Plan {
     pub steps: Vec<Step>,
     pub slots: usize,
-    /// What a forward pass returns: logits.
-    pub logits: Source,
-    /// How many steps the logits need; the rest only turn them into the file's own output.
-    pub logits_steps: usize,
-    /// The file's first output, as ONNX Runtime would give it.
-    pub output: Source,
+    /// How many of the slots, the first ones, are the graph's inputs.
+    inputs: usize,
+    /// What can be asked for, in the order in which it was named to [`compile`](Plan::compile).
+    pub results: Vec<Source>,
+    /// How many steps the first result needs; they come first.
+    first_steps: usize,
 }
 
-/// Which of the two results of a plan is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// The logits, without a trailing softmax.
-    Logits,
-    /// The file's first output.
-    Output,
-}
+/// The place of a classifier's logits among its plan's results.
+pub(crate) const LOGITS: usize = 0;
+
+/// The place of the file's first output, which is the logits or made of them, among the results of a classifier's plan.
+pub(crate) const OUTPUT: usize = 1;
 
 impl Plan {
-    /// Resolves the graph into slots. `stored` gives the index of every constant that a node reads; `logits` is the value to return.
-    pub fn compile(ir: Ir, stored: &HashMap<ValueId, usize>, logits: ValueId) -> Result<Plan> {
-        let input = match ir.inputs.as_slice() {
-            [input] => *input,
-            inputs => {
-                let names: Vec<&str> = inputs.iter().map(|&i| ir.values[i].name.as_str()).collect();
-                let reason =
-                    format!("the graph has {} inputs ({}) where an image classifier has one", inputs.len(), names.join(", "));
-                return Err(Error::unsupported(reason));
-            }
+    /// Resolves the graph into slots. `stored` gives the index of every constant that a node reads; `results` are the values that
+    /// runs will be asked for, of which at least one has to be named.
+    pub fn compile(ir: Ir, stored: &HashMap<ValueId, usize>, results: &[ValueId]) -> Result<Plan> {
+        let nodes = match results.first() {
+            Some(&first) => needed_first(ir.nodes, first),
+            None => return Err(Error::malformed("the graph has no outputs")),
         };
-        let output_value = ir.outputs[0];
-        let nodes = logits_first(ir.nodes, logits);
-        let mut slots: HashMap<ValueId, usize> = HashMap::from([(input, 0)]);
+        let mut slots: HashMap<ValueId, usize> = ir.inputs.iter().copied().zip(0..).collect();
+        let inputs = slots.len();
         let find = |slots: &HashMap<ValueId, usize>, id: ValueId| -> Result<Source> {
             if let Some(&index) = stored.get(&id) {
                 return Ok(Source::Stored(index));
@@ -72,7 +64,7 @@ impl Plan {
             let slot = slots.get(&id).copied().map(Source::Slot);
             slot.ok_or_else(|| Error::malformed(format!("'{}' is used before it is produced", ir.values[id].name)))
         };
-        let (nodes, logits_steps) = nodes;
+        let (nodes, first_steps) = nodes;
         let mut steps = Vec::with_capacity(nodes.len());
         for node in nodes {
             let inputs = node
@@ -89,17 +81,17 @@ impl Plan {
             let IrNode { place, label, op, kernel, .. } = node;
             steps.push(Step { kernel, label, operator: op.name, place, inputs, outputs, last_uses: Vec::new() });
         }
-        let (logits, output) = (find(&slots, logits)?, find(&slots, output_value)?);
-        let mut plan = Plan { steps, slots: slots.len(), logits, logits_steps, output };
+        let results = results.iter().map(|&id| find(&slots, id)).collect::<Result<_>>()?;
+        let mut plan = Plan { steps, slots: slots.len(), inputs, results, first_steps };
         plan.find_last_uses();
         Ok(plan)
     }
 
     fn find_last_uses(&mut self) {
         let mut seen = vec![false; self.slots];
-        for kept in [self.logits, self.output] {
+        for kept in &self.results {
             if let Source::Slot(slot) = kept {
-                seen[slot] = true;
+                seen[*slot] = true;
             }
         }
         for step in self.steps.iter_mut().rev() {
@@ -113,9 +105,9 @@ impl Plan {
         }
     }
 
-    /// Runs the plan on one batch. `stored` are the model's tensors in their order.
-    pub fn run(&self, stored: &[Tensor], input: &Tensor, mode: Mode, target: Target) -> Result<Tensor> {
-        self.run_within(stored, input, mode, target, usize::MAX)
+    /// Runs a plan of one input on one batch, as far as `result` needs. `stored` are the model's tensors in their order.
+    pub fn run(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
+        self.run_within(stored, input, mode, result, usize::MAX)
     }
 
     /// As [`run`](Self::run), as long as intermediate results take at most `budget` bytes at any time. A node's result is counted
@@ -123,11 +115,31 @@ impl Plan {
     ///
     /// # Errors
     /// Malformed, naming the node at which the budget was passed; else what a node raises.
-    pub fn run_within(&self, stored: &[Tensor], input: &Tensor, mode: Mode, target: Target, budget: usize) -> Result<Tensor> {
-        let mut slots: Vec<Option<Tensor>> = Vec::with_capacity(self.slots);
+    pub fn run_within(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize, budget: usize) -> Result<Tensor> {
+        let count = if result == 0 { self.first_steps } else { self.steps.len() };
+        let slots = self.run_steps(stored, std::slice::from_ref(input), mode, count, budget)?;
+        self.result(stored, &slots, result)
+    }
+
+    /// Runs the whole plan and gives all results.
+    pub fn run_all(&self, stored: &[Tensor], inputs: &[Tensor], mode: Mode) -> Result<Vec<Tensor>> {
+        let slots = self.run_steps(stored, inputs, mode, self.steps.len(), usize::MAX)?;
+        (0..self.results.len()).map(|result| self.result(stored, &slots, result)).collect()
+    }
+
+    fn run_steps(
+        &self,
+        stored: &[Tensor],
+        inputs: &[Tensor],
+        mode: Mode,
+        count: usize,
+        budget: usize,
+    ) -> Result<Vec<Option<Tensor>>> {
+        if inputs.len() != self.inputs {
+            return Err(Error::unexpected(format!("{} tensors for a graph of {} inputs", inputs.len(), self.inputs)));
+        }
+        let mut slots: Vec<Option<Tensor>> = inputs.iter().map(|input| Some(input.shallow_clone())).collect();
         slots.resize_with(self.slots, || None);
-        slots[0] = Some(input.shallow_clone());
-        let count = if target == Target::Logits { self.logits_steps } else { self.steps.len() };
         for step in &self.steps[..count] {
             let outputs = step.run(stored, &slots, mode)?;
             step.store(outputs, &mut slots);
@@ -139,12 +151,16 @@ impl Plan {
                 return Err(Error::malformed(reason).at(&step.label));
             }
         }
-        let wanted = if target == Target::Logits { self.logits } else { self.output };
-        let result = match wanted {
-            Source::Stored(index) => stored.get(index),
-            Source::Slot(slot) => slots.get(slot).and_then(Option::as_ref),
+        Ok(slots)
+    }
+
+    fn result(&self, stored: &[Tensor], slots: &[Option<Tensor>], result: usize) -> Result<Tensor> {
+        let found = match self.results.get(result) {
+            Some(Source::Stored(index)) => stored.get(*index),
+            Some(Source::Slot(slot)) => slots.get(*slot).and_then(Option::as_ref),
+            None => None,
         };
-        result.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
+        found.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
     }
 }
 
@@ -184,9 +200,9 @@ impl Step {
     }
 }
 
-/// Moves what the logits do not need behind what they need, and counts the latter.
-fn logits_first(nodes: Vec<IrNode>, logits: ValueId) -> (Vec<IrNode>, usize) {
-    let mut needed: std::collections::HashSet<ValueId> = std::collections::HashSet::from([logits]);
+/// Moves what a result does not need behind what it needs, and counts the latter.
+fn needed_first(nodes: Vec<IrNode>, result: ValueId) -> (Vec<IrNode>, usize) {
+    let mut needed: std::collections::HashSet<ValueId> = std::collections::HashSet::from([result]);
     let mut flags = vec![false; nodes.len()];
     for (index, node) in nodes.iter().enumerate().rev() {
         if node.outputs.iter().flatten().any(|o| needed.contains(o)) {

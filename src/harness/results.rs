@@ -6,6 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::attack::{AttackSettings, Course, Iteration, Variant};
+use crate::check::Parity;
 use crate::data::{Adapter, ImageSet, Problem};
 use crate::error::{Error, Result, readable};
 use crate::graph::Model;
@@ -28,6 +29,11 @@ pub struct Described<'a> {
     pub method: &'a str,
     /// Where the audit ran.
     pub device: Device,
+    /// How the import of the audited model compares with ONNX Runtime on the first forget images; `None` where it could not be
+    /// compared.
+    pub parity: Option<Parity>,
+    /// What the caller found out that a reader should know, in words.
+    pub notes: Vec<String>,
 }
 
 /// The headline of an audit: what `--json` prints. Accuracies are top-1 in percent, empty without labels.
@@ -73,6 +79,8 @@ pub struct Summary {
     pub classes: Vec<String>,
     /// How images were turned into numbers.
     pub adapter: Adapter,
+    /// The import's agreement with ONNX Runtime on the first forget images; empty where a note says why it was not compared.
+    pub parity: Option<Parity>,
     /// What the import changed in the audited model so that it can be trained.
     pub repairs: Vec<String>,
     /// Parameters of the audited model that were trained.
@@ -136,13 +144,19 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
         shared_images: outcome.shared_images,
         classes: audit.probe.classes.clone(),
         adapter: audit.adapter.clone(),
+        parity: described.parity.clone(),
         repairs: audit.model.report().repairs.clone(),
         trainable: audit.model.report().trainable.len(),
         left_out: LeftOut { forget: audit.forget.problems.len(), probe: audit.probe.problems.len() },
         settings: audit.settings.clone(),
         provenance,
         records,
-        notes: starved(audit.settings, main.variant, audit.forget.len(), &main.course).into_iter().collect(),
+        notes: described
+            .notes
+            .iter()
+            .cloned()
+            .chain(starved(audit.settings, main.variant, audit.forget.len(), &main.course))
+            .collect(),
         seconds,
     };
     finish(audit.results, &summary)?;

@@ -241,7 +241,8 @@ def differences(path, old, new):
             return
         for i, (a, b) in enumerate(zip(old, new)):
             yield from differences(f"{path}/{i}", a, b)
-    elif isinstance(new, float):
+    # A stored float without a fraction is read back as an integer.
+    elif isinstance(new, (int, float)) and not isinstance(new, bool) and float in (type(new), type(old)):
         if abs(old - new) > 1e-8 * max(abs(old), abs(new), 1e-3):
             yield f"{path}: stored {old}, made {new}"
     elif old != new:

@@ -1,7 +1,7 @@
 //! Comparisons, logic and Where.
 
 use super::operands::{Align, bound_broadcast, device_of, on};
-use super::{ALL, Kernel, Node, Op, one};
+use super::{ALL, Flow, Kernel, Node, Op, one};
 use crate::error::Result;
 use crate::tensor::{Kind, Tensor};
 
@@ -15,7 +15,7 @@ pub const OPS: &[Op] = &[
     Op::new("And", 1, 2, |node| binary(node, |a, b| Ok(a.f_logical_and(b)?))).at_least(2).gradients(&[]),
     Op::new("Or", 1, 2, |node| binary(node, |a, b| Ok(a.f_logical_or(b)?))).at_least(2).gradients(&[]),
     Op::new("Xor", 1, 2, |node| binary(node, |a, b| Ok(a.f_logical_xor(b)?))).at_least(2).gradients(&[]),
-    Op::new("Where", 9, 3, |_| one(choose)).at_least(3).weights(ALL).gradients(&[1, 2]),
+    Op::new("Where", 9, 3, |_| one(choose)).at_least(3).weights(ALL).flow(Flow::Assembles).gradients(&[1, 2]),
 ];
 
 fn binary(node: &Node<'_>, run: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Kernel> {

@@ -139,6 +139,9 @@ pub enum Flow {
     Moves,
     /// All inputs' values are moved into the output (Concat).
     MovesAll,
+    /// Values are put together by position or condition: made of constants alone, the output is a mask or a table that the
+    /// network's author wrote down, not a weight.
+    Assembles,
 }
 
 /// Stands for all inputs in [`Op::differentiable`] and [`Op::weights`].

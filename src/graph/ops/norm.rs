@@ -173,7 +173,8 @@ fn group_norm(node: &Node<'_>) -> Result<Kernel> {
     let epsilon = node.float_or("epsilon", EPSILON)?;
     let groups = match node.int("num_groups")? {
         Some(groups) if groups > 0 => groups,
-        other => return Err(Error::malformed(format!("num_groups is {other:?}"))),
+        Some(groups) => return Err(Error::malformed(format!("num_groups {groups} is not positive"))),
+        None => return Err(Error::malformed("attribute 'num_groups' is missing")),
     };
     one(move |call| {
         let x = call.input(0)?;

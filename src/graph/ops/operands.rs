@@ -172,15 +172,18 @@ pub(crate) fn with_at_most<T>(limit: i64, work: impl FnOnce() -> T) -> T {
 }
 
 /// As [`elements`] for a tensor that is made of nothing but its shape, where a few bytes of a file can ask for any amount of
-/// memory: at most 2^25.
+/// memory: at most 2^27, enough for the weights of a first fully connected layer.
 pub(super) fn new_elements(shape: &[i64]) -> Result<i64> {
-    at_most(shape, 1 << 25)
+    at_most(shape, MOST_ELEMENTS.get().min(1 << 27))
 }
 
 fn at_most(shape: &[i64], limit: i64) -> Result<i64> {
+    if let Some(size) = shape.iter().find(|&&size| size < 0) {
+        return Err(Error::malformed(format!("a tensor of shape {shape:?} is refused: {size} is negative")));
+    }
     shape
         .iter()
-        .try_fold(1_i64, |total, &size| if size < 0 { None } else { total.checked_mul(size) })
+        .try_fold(1_i64, |total, &size| total.checked_mul(size))
         .filter(|&total| total <= limit)
         .ok_or_else(|| Error::malformed(format!("a tensor of shape {shape:?} is refused: it may hold {limit} elements")))
 }

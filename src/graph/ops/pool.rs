@@ -55,6 +55,19 @@ fn pool_window(node: &Node<'_>) -> Result<(Window, Vec<i64>, bool)> {
     Ok((window, kernel, ceil))
 }
 
+/// Steps that a pool may take for one image: far more than any classifier's, and seconds for a processor.
+const MOST_STEPS: i64 = 1 << 35;
+
+/// Refuses windows so large that a single image would take hours.
+fn bound_steps(x: &Tensor, geometry: &Geometry, outputs: &[i64]) -> Result<()> {
+    let channels = x.size().get(1).copied().unwrap_or(1);
+    let mut factors = geometry.kernel.iter().chain(outputs);
+    match factors.try_fold(channels, |total, &factor| total.checked_mul(factor)) {
+        Some(steps) if steps <= MOST_STEPS => Ok(()),
+        _ => Err(Error::unsupported(format!("a window of {:?} at {outputs:?} places is not supported", geometry.kernel))),
+    }
+}
+
 /// libtorch accepts padding up to half of the kernel only.
 fn fits_libtorch(geometry: &Geometry) -> bool {
     geometry.is_symmetric() && geometry.begin.iter().zip(&geometry.kernel).all(|(&pad, &kernel)| pad <= kernel / 2)
@@ -69,12 +82,13 @@ fn max_pool(node: &Node<'_>) -> Result<Kernel> {
         let kind = x.f_kind()?;
         let sizes = spatial(x)?;
         let geometry = window.over(&sizes, &kernel)?;
+        let outputs = geometry.outputs(&sizes, ceil)?;
+        bound_steps(x, &geometry, &outputs)?;
         // Integers are exact in double precision, and have no pooling kernels.
         let wide = if is_whole(kind) { x.f_to_kind(Kind::Double)? } else { x.shallow_clone() };
         let (values, places) = if fits_libtorch(&geometry) && !with_places {
             (max_windows(&wide, &geometry, &geometry.begin, ceil)?, None)
         } else {
-            let outputs = geometry.outputs(&sizes, ceil)?;
             let padded = pad(&wide, &geometry.begin, &geometry.end_for(&sizes, &outputs), f64::NEG_INFINITY)?;
             let none = vec![0; sizes.len()];
             if with_places {
@@ -139,6 +153,8 @@ fn average_pool(node: &Node<'_>) -> Result<Kernel> {
         let x = call.input(0)?;
         let sizes = spatial(x)?;
         let geometry = window.over(&sizes, &kernel)?;
+        let outputs = geometry.outputs(&sizes, ceil)?;
+        bound_steps(x, &geometry, &outputs)?;
         if fits_libtorch(&geometry) && geometry.dilations.iter().all(|&dilation| dilation == 1) {
             let Geometry { kernel, strides, begin, .. } = &geometry;
             return Ok(match kernel.len() {
@@ -147,7 +163,6 @@ fn average_pool(node: &Node<'_>) -> Result<Kernel> {
                 _ => x.f_avg_pool3d(kernel, strides, begin, ceil, count_padding, None::<i64>)?,
             });
         }
-        let outputs = geometry.outputs(&sizes, ceil)?;
         let end = geometry.end_for(&sizes, &outputs);
         let sum = sum_windows(&pad(x, &geometry.begin, &end, 0.0)?, &geometry, &outputs)?;
         // What counts is the input and, if asked for, its padding, but never what rounding up adds behind it.

@@ -2,15 +2,15 @@
 
 use super::gather::{row_numbers, tuple_length};
 use super::operands::{device_of, dim, elements, indices, on};
-use super::{Kernel, Node, Op, axis_in, one};
+use super::{Flow, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Scatter", 9, 3, scatter_elements).at_least(3).gradients(&[0, 2]),
-    Op::new("ScatterElements", 11, 3, scatter_elements).at_least(3).gradients(&[0, 2]),
-    Op::new("ScatterND", 11, 3, scatter_nd).at_least(3).gradients(&[0, 2]),
+    Op::new("Scatter", 9, 3, scatter_elements).at_least(3).flow(Flow::Assembles).gradients(&[0, 2]),
+    Op::new("ScatterElements", 11, 3, scatter_elements).at_least(3).flow(Flow::Assembles).gradients(&[0, 2]),
+    Op::new("ScatterND", 11, 3, scatter_nd).at_least(3).flow(Flow::Assembles).gradients(&[0, 2]),
 ];
 
 /// How an update meets what is there.

@@ -18,7 +18,8 @@ fn lrn(node: &Node<'_>) -> Result<Kernel> {
     let bias = node.float_or("bias", 1.0)?;
     let size = match node.int("size")? {
         Some(size) if (1..1 << 24).contains(&size) => size,
-        other => return Err(Error::malformed(format!("size is {other:?}"))),
+        Some(size) => return Err(Error::malformed(format!("size {size} is not in 1..16777216"))),
+        None => return Err(Error::malformed("attribute 'size' is missing")),
     };
     one(move |call| {
         let x = call.input(0)?;

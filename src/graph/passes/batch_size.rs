@@ -14,7 +14,7 @@ use self::readings::readings;
 use self::rewire::{PerImage, gather_per_image, repeat_inputs};
 use crate::error::{Error, Result};
 use crate::graph::ops::Mode;
-use crate::graph::plan::{Plan, Source};
+use crate::graph::plan::{OUTPUT, Plan, Source};
 use crate::tensor::{Kind, Tensor, no_grad, rng, to_f64s};
 
 /// What was found about the batch dimension.
@@ -118,7 +118,7 @@ fn trace(plan: &Plan, stored: &[Tensor], images: &Tensor) -> Result<Trace> {
         }
         step.store(outputs, &mut slots);
     }
-    let output = find(plan.output, stored, &slots)?;
+    let output = find(plan.results[OUTPUT], stored, &slots)?;
     Ok(Trace { shapes, output })
 }
 
@@ -168,7 +168,7 @@ impl Search<'_> {
             }
             self.budget -= 1;
             if index == self.plan.steps.len() {
-                let output = find(self.plan.output, self.stored, &slots)?;
+                let output = find(self.plan.results[OUTPUT], self.stored, &slots)?;
                 if self.agrees(&output, images, expected)? {
                     return Ok(Some(self.choices.iter().filter_map(|c| c.patch.clone()).chain(self.standing.clone()).collect()));
                 }
@@ -353,8 +353,7 @@ impl Search<'_> {
         if output.size().first() != Some(&(batch * RATIO)) {
             return Ok(false);
         }
-        let second =
-            self.plan.run(self.stored, &images.f_narrow(0, batch, batch)?, Mode::Eval, crate::graph::plan::Target::Output)?;
+        let second = self.plan.run(self.stored, &images.f_narrow(0, batch, batch)?, Mode::Eval, OUTPUT)?;
         let close = |part: Tensor, whole: &Tensor| -> Result<bool> {
             if part.size() != whole.size() {
                 return Ok(false);

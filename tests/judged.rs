@@ -1,0 +1,189 @@
+//! What `check` and `audit` make of models that are valid but unusual, and of inputs that are no images.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cmira::data::draw::{DrawOptions, draw};
+use cmira::onnx::proto::attribute_proto::AttributeType;
+use cmira::onnx::proto::tensor_proto::DataType;
+use cmira::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, tensor_shape_proto,
+};
+use cmira::onnx::{self, to_proto};
+use cmira::tensor::{Kind, Tensor};
+
+fn cmira(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_cmira")).args(arguments).output().expect("the binary starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn value(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
+    let mut value = ValueInfoProto { name: name.into(), ..Default::default() };
+    let declared = value.type_.mut_or_insert_default().mut_tensor_type();
+    declared.elem_type = kind as i32;
+    declared.shape.mut_or_insert_default().dim = dims
+        .iter()
+        .map(|&size| {
+            let mut dim = tensor_shape_proto::Dimension::new();
+            dim.set_dim_value(size);
+            dim
+        })
+        .collect();
+    value
+}
+
+fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> NodeProto {
+    let attribute = |&(name, i): &(&str, i64)| AttributeProto {
+        name: name.into(),
+        type_: AttributeType::INT.into(),
+        i,
+        ..Default::default()
+    };
+    NodeProto {
+        op_type: op.into(),
+        input: inputs.iter().map(|i| (*i).to_string()).collect(),
+        output: vec![output.into()],
+        attribute: attributes.iter().map(attribute).collect(),
+        ..Default::default()
+    }
+}
+
+/// Numbers between -0.5 and 0.5 that follow no pattern a sum could cancel.
+fn weight(name: &str, shape: &[i64], kind: Kind) -> TensorProto {
+    let count: i64 = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.754_877_7).fract() - 0.5).collect();
+    to_proto(name, &Tensor::from_slice(&values).reshape(shape).to_kind(kind)).expect("a small tensor")
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().expect("a scratch folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn save(&self, nodes: Vec<NodeProto>, input: ValueInfoProto, kind: DataType, initializer: Vec<TensorProto>) -> PathBuf {
+        let output = vec![value("scores", kind, &[-1, 10])];
+        let graph = GraphProto { name: "g".into(), node: nodes, input: vec![input], output, initializer, ..Default::default() };
+        let opset_import = vec![OperatorSetIdProto { version: 17, ..Default::default() }];
+        let model = ModelProto { ir_version: 8, graph: Some(graph).into(), opset_import, ..Default::default() };
+        let path = self.path("model.onnx");
+        onnx::save(&model, &path).expect("the scratch folder is writable");
+        path
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("scratch folders have plain names")
+}
+
+/// A convolution, what `middle` puts between "conv" and "features", and a classifier of ten classes.
+fn classifier(middle: Vec<NodeProto>) -> Vec<NodeProto> {
+    let first = node("Conv", &["images", "filters"], "conv", &[]);
+    let last = [
+        node("GlobalAveragePool", &["features"], "pooled", &[]),
+        node("Flatten", &["pooled"], "flat", &[]),
+        node("Gemm", &["flat", "weight"], "scores", &[]),
+    ];
+    std::iter::once(first).chain(middle).chain(last).collect()
+}
+
+fn weights(kind: Kind) -> Vec<TensorProto> {
+    vec![weight("filters", &[8, 3, 3, 3], kind), weight("weight", &[8, 10], kind)]
+}
+
+#[test]
+fn half_precision_is_compared_in_half_precision() {
+    let folder = Folder::new();
+    let input = value("images", DataType::FLOAT16, &[-1, 3, 32, 32]);
+    let nodes = classifier(vec![node("Relu", &["conv"], "features", &[])]);
+    let path = folder.save(nodes, input, DataType::FLOAT16, weights(Kind::Half));
+    let (code, stdout, stderr) = cmira(&["check", text(&path), "--json", "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let found: serde_json::Value = serde_json::from_str(&stdout).expect("one document");
+    assert_eq!(found["parity"]["tolerance"], 1e-2);
+    let error = found["parity"]["max_rel"].as_f64().expect("a number");
+    // Half precision is used, and used right.
+    assert!(error < 5e-3, "{error}");
+}
+
+#[test]
+fn an_input_that_is_no_batch_of_images_is_refused() {
+    let folder = Folder::new();
+    let mut sequence = ValueInfoProto { name: "images".into(), ..Default::default() };
+    sequence.type_.mut_or_insert_default().mut_sequence_type();
+    let untyped = ValueInfoProto { name: "images".into(), ..Default::default() };
+    for (input, expected, reason) in [
+        (value("images", DataType::FLOAT, &[1, 3, -8, 8]), 3, "declares a dimension of -8"),
+        (value("images", DataType::FLOAT, &[1, 3, 0, 8]), 3, "declares a dimension of 0"),
+        (value("images", DataType::FLOAT, &[]), 4, "0 dimensions"),
+        (value("images", DataType::INT64, &[1, 3, 8, 8]), 4, "not a float type"),
+        (sequence, 4, "is no tensor"),
+        (untyped, 3, "declares no type"),
+    ] {
+        let nodes = classifier(vec![node("Relu", &["conv"], "features", &[])]);
+        let path = folder.save(nodes, input, DataType::FLOAT, weights(Kind::Float));
+        let (code, _, stderr) = cmira(&["check", text(&path), "--device", "cpu"]);
+        assert_eq!((code, stderr.lines().count()), (expected, 1), "{stderr}");
+        assert!(stderr.contains(reason) && stderr.contains("model.onnx"), "{stderr}");
+    }
+}
+
+/// BatchNormalization that is left in training mode normalises by the batch in ONNX Runtime, which the attack's evaluation does not.
+#[test]
+fn a_model_that_onnx_runtime_contradicts_is_not_attacked() {
+    let folder = Folder::new();
+    let mut normalise = node("BatchNormalization", &["conv", "one", "zero", "mean", "one"], "features", &[("training_mode", 1)]);
+    normalise.output.extend(["mean.new".to_string(), "variance.new".to_string()]);
+    let mut constants = weights(Kind::Float);
+    for (name, number) in [("one", 1.0_f32), ("zero", 0.0), ("mean", 0.25)] {
+        constants.push(to_proto(name, &Tensor::from_slice(&[number; 8])).expect("a small tensor"));
+    }
+    let input = value("images", DataType::FLOAT, &[-1, 3, 32, 32]);
+    let path = folder.save(classifier(vec![normalise]), input, DataType::FLOAT, constants);
+    let options = DrawOptions { train_per_class: 2, test_per_class: 2, ..DrawOptions::default() };
+    draw(&folder.path("drawn"), &options, &mut |_| ()).expect("images can be drawn");
+    let (forget, probe, out) = (folder.path("drawn/train"), folder.path("drawn/test"), folder.path("out"));
+    let (code, _, stderr) = cmira(&[
+        "audit",
+        "--model",
+        text(&path),
+        "--forget",
+        text(&forget),
+        "--probe",
+        text(&probe),
+        "--out",
+        text(&out),
+        "--device",
+        "cpu",
+        "--quiet",
+    ]);
+    assert_eq!(code, 5, "{stderr}");
+    assert!(stderr.contains("libtorch and ONNX Runtime disagree on the images"), "{stderr}");
+    assert!(!folder.path("out/results.csv").exists());
+}
+
+/// A mask that the graph puts together from constants stands where a bias could stand, but nobody trained it.
+#[test]
+fn masks_made_of_constants_are_not_trained() {
+    let folder = Folder::new();
+    let mut constants = weights(Kind::Float);
+    constants.push(weight("zeros", &[8, 1, 1], Kind::Float));
+    constants.push(weight("updates", &[2, 1, 1], Kind::Float));
+    constants.push(to_proto("places", &Tensor::from_slice(&[1_i64, 6]).reshape([2, 1])).expect("a small tensor"));
+    let middle =
+        vec![node("ScatterND", &["zeros", "places", "updates"], "mask", &[]), node("Add", &["conv", "mask"], "features", &[])];
+    let input = value("images", DataType::FLOAT, &[-1, 3, 32, 32]);
+    let path = folder.save(classifier(middle), input, DataType::FLOAT, constants);
+    let (code, stdout, stderr) = cmira(&["check", text(&path), "--list", "--device", "cpu", "--quiet"]);
+    assert_eq!(code, 0, "{stderr}");
+    let trainable: Vec<&str> = stdout.lines().filter(|line| line.starts_with("trainable ")).collect();
+    assert_eq!(trainable.len(), 2, "{trainable:?}");
+    assert!(trainable[0].contains("filters") && trainable[1].contains("weight"), "{trainable:?}");
+}
