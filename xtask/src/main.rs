@@ -88,6 +88,13 @@ const TASKS: &[Task] = &[
         run: |workspace, _| demo::run(workspace),
     },
     Task {
+        name: "conformance",
+        flags: &[Flag { name: "--bless", value: None, about: "store which cases are refused" }],
+        about: "Runs ONNX's own test cases and writes docs/results/conformance.md",
+        details: measure::CONFORMANCE_DETAILS,
+        run: |workspace, flags| measure::conformance(workspace, flags.has("--bless")),
+    },
+    Task {
         name: "measure-stage-one",
         flags: &[DATA],
         about: "Measures stage 1 on real images and writes docs/results/stage-one.md (an hour)",

@@ -1,6 +1,7 @@
 //! `cargo xtask measure-*`: measurements that take too long for the tests. Each writes one page of `docs/results/`.
 
 mod cifar10;
+mod conformance;
 mod stage_one;
 
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 pub use cifar10::run as cifar10;
+pub use conformance::{DETAILS as CONFORMANCE_DETAILS, run as conformance};
 pub use stage_one::run as stage_one;
 
 use crate::failure::{At, Failure, Result};

@@ -25,6 +25,7 @@ pub mod conv;
 pub mod dropout;
 pub mod gather;
 pub mod index;
+pub mod loss;
 pub mod math;
 pub mod matmul;
 pub mod norm;
@@ -224,6 +225,7 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
         dropout::OPS,
         gather::OPS,
         index::OPS,
+        loss::OPS,
         math::OPS,
         matmul::OPS,
         norm::OPS,
