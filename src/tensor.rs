@@ -206,6 +206,11 @@ pub fn is_float(kind: Kind) -> bool {
     matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
 }
 
+/// Whether this kind holds floating-point numbers of 8 bits, which are stored and converted but not computed with.
+pub fn is_small_float(kind: Kind) -> bool {
+    matches!(kind, Kind::Float8e4m3fn | Kind::Float8e4m3fnuz | Kind::Float8e5m2 | Kind::Float8e5m2fnuz)
+}
+
 /// A copy with storage of its own, outside any gradient graph.
 pub fn deep_copy(tensor: &Tensor) -> Result<Tensor> {
     let source = tensor.f_detach()?;

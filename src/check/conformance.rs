@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::{Mode, Program};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{self, Limits, kind_of};
-use crate::tensor::{Kind, Tensor, is_float, seed_libtorch, to_f64s, to_i64s};
+use crate::tensor::{Kind, Tensor, is_float, is_small_float, seed_libtorch, to_f64s, to_i64s};
 
 /// What came of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Tolerance {
         if found.size() != expected.size() {
             return Ok(Some(format!("shape {:?} instead of {:?}", found.size(), expected.size())));
         }
-        if !is_float(kind) {
+        if !is_float(kind) && !is_small_float(kind) {
             let pairs = to_i64s(found)?.into_iter().zip(to_i64s(expected)?);
             return Ok(first_wrong(pairs, |found, expected| found == expected));
         }

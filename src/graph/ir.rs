@@ -78,7 +78,8 @@ pub struct Unsupported {
 /// collected, not raised, so that one look lists all of them.
 pub(crate) fn read(file: &OnnxFile) -> Result<Ir> {
     let graph = file.model.graph.as_ref().ok_or_else(|| Error::malformed("the model has no graph"))?;
-    let mut reader = Reader { file, graph, ids: HashMap::new(), values: Vec::new(), unsupported: Vec::new() };
+    let types = declared_types(graph);
+    let mut reader = Reader { file, graph, types, ids: HashMap::new(), values: Vec::new(), unsupported: Vec::new() };
     reader.register_values()?;
     let operators = count_operators(graph);
     let order = topological_order(graph, &reader.ids)?;
@@ -125,9 +126,28 @@ fn count_operators(graph: &GraphProto) -> BTreeMap<String, usize> {
     counts
 }
 
+fn declared_types(graph: &GraphProto) -> HashMap<&str, i32> {
+    let mut types = HashMap::new();
+    for info in graph.input.iter().chain(&graph.value_info).chain(&graph.output) {
+        if let Some(declared) = info.type_.as_ref().filter(|declared| declared.has_tensor_type()) {
+            types.insert(info.name.as_str(), declared.tensor_type().elem_type);
+        }
+    }
+    types.extend(graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor.data_type)));
+    for node in &graph.node {
+        let constant = node.attribute.iter().find(|a| node.op_type == "Constant" && a.name == "value").and_then(|a| a.t.as_ref());
+        if let (Some(tensor), Some(output)) = (constant, node.output.first()) {
+            types.insert(output, tensor.data_type);
+        }
+    }
+    types
+}
+
 struct Reader<'a> {
     file: &'a OnnxFile,
     graph: &'a GraphProto,
+    /// ONNX element types by value name, where the file declares them.
+    types: HashMap<&'a str, i32>,
     ids: HashMap<String, ValueId>,
     values: Vec<Value>,
     unsupported: Vec<Unsupported>,
@@ -205,7 +225,8 @@ impl Reader<'_> {
         let inputs: Vec<Option<ValueId>> = proto.input[..given].iter().map(id).collect();
         let outputs: Vec<Option<ValueId>> = proto.output[..wanted].iter().map(id).collect();
         let present = |ids: &[Option<ValueId>]| ids.iter().map(Option::is_some).collect::<Vec<_>>();
-        let node = ops::Node::new(&proto.op_type, opset, present(&inputs), present(&outputs), &proto.attribute);
+        let node = ops::Node::new(&proto.op_type, opset, present(&inputs), present(&outputs), &proto.attribute)
+            .typed(proto.input.iter().map(|name| self.types.get(name.as_str()).copied()).collect());
         let kernel = (op.compile)(&node)?;
         if let Some(attribute) = node.unread().first() {
             return Err(Error::unsupported(format!(

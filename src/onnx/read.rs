@@ -100,7 +100,7 @@ impl OnnxFile {
     /// become `Int64`. Booleans are true for every byte but 0.
     ///
     /// # Errors
-    /// Unsupported for strings, complex numbers, floats of 8 bits and fewer, integers of 4 bits and fewer, and UINT64 values
+    /// Unsupported for strings, complex numbers, FLOAT8E8M0, floats of fewer than 8 bits, and UINT64 values
     /// above `i64::MAX`; Malformed where a value does not fit its type, or external data have changed since they were checked.
     /// The message names the tensor but not the model file, which the caller knows.
     pub fn tensor(&self, tensor: &proto::TensorProto) -> Result<Tensor> {

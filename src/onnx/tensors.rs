@@ -16,21 +16,32 @@ use crate::tensor::{Device, Kind, Tensor};
 #[cfg(target_endian = "big")]
 compile_error!("raw tensor data are handed to libtorch as they are, which is right on little-endian machines only");
 
+/// Two data types of ONNX 1.20 that the generated enumeration does not know yet.
+pub(crate) const UINT2: i32 = 25;
+pub(crate) const INT2: i32 = 26;
+
 /// The kind of tensor that [`OnnxFile::tensor`](super::OnnxFile::tensor) makes of a data type (`TensorProto.DataType`, as the
-/// Cast operator's `to` and value types give it). UINT16 widens to `Int`, UINT32 and UINT64 to `Int64`.
+/// Cast operator's `to` and value types give it). UINT16 widens to `Int`, UINT32 and UINT64 to `Int64`, integers of 4 and 2 bits
+/// to `Int8` and `Uint8`.
 ///
 /// # Errors
-/// Unsupported for types that libtorch does not compute with (strings, complex numbers, 8-bit and smaller floats, 4-bit and
-/// smaller integers); Malformed for numbers that are no data type.
+/// Unsupported for types that libtorch does not have (strings, complex numbers, FLOAT8E8M0 and floats of fewer than 8 bits);
+/// Malformed for numbers that are no data type.
 pub fn kind_of(data_type: i32) -> Result<Kind> {
     let element = element_of(data_type)?;
     match <DataType as protobuf::Enum>::from_i32(data_type) {
+        None if data_type == UINT2 => Ok(Kind::Uint8),
+        None if data_type == INT2 => Ok(Kind::Int8),
         Some(DataType::FLOAT) => Ok(Kind::Float),
         Some(DataType::DOUBLE) => Ok(Kind::Double),
         Some(DataType::FLOAT16) => Ok(Kind::Half),
         Some(DataType::BFLOAT16) => Ok(Kind::BFloat16),
-        Some(DataType::UINT8) => Ok(Kind::Uint8),
-        Some(DataType::INT8) => Ok(Kind::Int8),
+        Some(DataType::FLOAT8E4M3FN) => Ok(Kind::Float8e4m3fn),
+        Some(DataType::FLOAT8E4M3FNUZ) => Ok(Kind::Float8e4m3fnuz),
+        Some(DataType::FLOAT8E5M2) => Ok(Kind::Float8e5m2),
+        Some(DataType::FLOAT8E5M2FNUZ) => Ok(Kind::Float8e5m2fnuz),
+        Some(DataType::UINT8 | DataType::UINT4) => Ok(Kind::Uint8),
+        Some(DataType::INT8 | DataType::INT4) => Ok(Kind::Int8),
         Some(DataType::INT16) => Ok(Kind::Int16),
         Some(DataType::INT32 | DataType::UINT16) => Ok(Kind::Int),
         Some(DataType::INT64 | DataType::UINT32 | DataType::UINT64) => Ok(Kind::Int64),
@@ -42,13 +53,17 @@ pub fn kind_of(data_type: i32) -> Result<Kind> {
 /// The ONNX data type of a kind of tensor.
 ///
 /// # Errors
-/// Unsupported for complex, quantised and 8-bit floating-point kinds.
+/// Unsupported for complex and quantised kinds.
 pub fn data_type_of(kind: Kind) -> Result<DataType> {
     match kind {
         Kind::Float => Ok(DataType::FLOAT),
         Kind::Double => Ok(DataType::DOUBLE),
         Kind::Half => Ok(DataType::FLOAT16),
         Kind::BFloat16 => Ok(DataType::BFLOAT16),
+        Kind::Float8e4m3fn => Ok(DataType::FLOAT8E4M3FN),
+        Kind::Float8e4m3fnuz => Ok(DataType::FLOAT8E4M3FNUZ),
+        Kind::Float8e5m2 => Ok(DataType::FLOAT8E5M2),
+        Kind::Float8e5m2fnuz => Ok(DataType::FLOAT8E5M2FNUZ),
         Kind::Uint8 => Ok(DataType::UINT8),
         Kind::Int8 => Ok(DataType::INT8),
         Kind::Int16 => Ok(DataType::INT16),
@@ -103,7 +118,7 @@ fn decode_values(tensor: &TensorProto, limits: &Limits, directory: Option<&Direc
         Source::External(reference) => Cow::Owned(directory.ok_or_else(no_directory)?.read(reference)?),
         Source::Typed => Cow::Owned(typed_bytes(tensor)?),
     };
-    let bytes = convert(tensor.data_type, bytes)?;
+    let bytes = convert(tensor.data_type, bytes, layout.elements)?;
     // libtorch copies as many bytes as shape and kind say, wherever the slice ends.
     if layout.elements.checked_mul(kind.elt_size_in_bytes() as u64) != Some(bytes.len() as u64) {
         return Err(Error::unexpected(format!("{} bytes for {} elements of {kind:?}", bytes.len(), layout.elements)));
@@ -162,8 +177,17 @@ fn typed_bytes(tensor: &TensorProto) -> Result<Vec<u8>> {
         Some(DataType::UINT16 | DataType::FLOAT16 | DataType::BFLOAT16) => {
             narrow(|value| u16::try_from(value).ok().map(u16::to_le_bytes), 2)
         }
+        None if matches!(tensor.data_type, UINT2 | INT2) => narrow(|value| u8::try_from(value).ok().map(|value| [value, 0]), 1),
         Some(DataType::INT16) => narrow(|value| i16::try_from(value).ok().map(i16::to_le_bytes), 2),
-        Some(DataType::UINT8) => narrow(|value| u8::try_from(value).ok().map(|value| [value, 0]), 1),
+        Some(
+            DataType::UINT8
+            | DataType::FLOAT8E4M3FN
+            | DataType::FLOAT8E4M3FNUZ
+            | DataType::FLOAT8E5M2
+            | DataType::FLOAT8E5M2FNUZ
+            | DataType::UINT4
+            | DataType::INT4,
+        ) => narrow(|value| u8::try_from(value).ok().map(|value| [value, 0]), 1),
         Some(DataType::INT8) => narrow(|value| i8::try_from(value).ok().map(|value| [value.cast_unsigned(), 0]), 1),
         Some(DataType::BOOL) => narrow(|value| Some([u8::from(value != 0), 0]), 1),
         _ => Err(Error::unsupported(format!("data type {} is not supported", tensor.data_type))),
@@ -171,8 +195,12 @@ fn typed_bytes(tensor: &TensorProto) -> Result<Vec<u8>> {
 }
 
 /// Bytes as ONNX stores them to bytes as libtorch's kind for that type holds them.
-fn convert(data_type: i32, bytes: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>> {
+fn convert(data_type: i32, bytes: Cow<'_, [u8]>, elements: u64) -> Result<Cow<'_, [u8]>> {
     match <DataType as protobuf::Enum>::from_i32(data_type) {
+        Some(DataType::UINT4) => Ok(Cow::Owned(unpacked(&bytes, elements, 4, false))),
+        Some(DataType::INT4) => Ok(Cow::Owned(unpacked(&bytes, elements, 4, true))),
+        None if data_type == UINT2 => Ok(Cow::Owned(unpacked(&bytes, elements, 2, false))),
+        None if data_type == INT2 => Ok(Cow::Owned(unpacked(&bytes, elements, 2, true))),
         // libtorch counts on a boolean's byte being 0 or 1.
         Some(DataType::BOOL) => Ok(Cow::Owned(bytes.iter().map(|&byte| u8::from(byte != 0)).collect())),
         Some(DataType::UINT16) => Ok(Cow::Owned(
@@ -190,6 +218,14 @@ fn convert(data_type: i32, bytes: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>> {
         }
         _ => Ok(bytes),
     }
+}
+
+/// Integers of 4 or 2 bits, the first one in a byte's lowest bits, as a byte each.
+fn unpacked(bytes: &[u8], elements: u64, bits: u32, signed: bool) -> Vec<u8> {
+    let unused = 8 - bits;
+    let all = bytes.iter().flat_map(|&byte| (0..8 / bits).map(move |place| byte >> (place * bits) << unused));
+    let widened = all.map(|high| if signed { (high.cast_signed() >> unused).cast_unsigned() } else { high >> unused });
+    widened.take(usize::try_from(elements).unwrap_or(usize::MAX)).collect()
 }
 
 #[cfg(test)]
@@ -253,6 +289,28 @@ mod tests {
         assert_eq!(ints_of(&raw(DataType::BOOL, &[3], &[0, 1, 0xff])), (Kind::Bool, vec![0, 1, 1]));
     }
 
+    /// onnx.proto: of two elements in a byte the first is in the lower half, and so on for four.
+    #[test]
+    fn packed_integers_are_unpacked() {
+        let packed = |data_type, count: i64| raw(data_type, &[count], &[0x8f, 0x07]);
+        let bits = |data_type| TensorProto { data_type, dims: vec![6], raw_data: vec![0x8f, 0x07], ..Default::default() };
+        assert_eq!(ints_of(&packed(DataType::UINT4, 3)), (Kind::Uint8, vec![15, 8, 7]));
+        assert_eq!(ints_of(&packed(DataType::INT4, 3)), (Kind::Int8, vec![-1, -8, 7]));
+        assert_eq!(ints_of(&bits(UINT2)), (Kind::Uint8, vec![3, 3, 0, 2, 3, 1]));
+        assert_eq!(ints_of(&bits(INT2)), (Kind::Int8, vec![-1, -1, 0, -2, -1, 1]));
+        let typed = TensorProto { data_type: 22, dims: vec![3], int32_data: vec![0x8f, 0x07], ..Default::default() };
+        assert_eq!(ints_of(&typed), (Kind::Int8, vec![-1, -8, 7]));
+    }
+
+    /// Bit patterns from the ONNX documentation's page on 8-bit floats.
+    #[test]
+    fn eight_bit_floats_have_the_values_of_their_bits() {
+        assert_eq!(floats_of(&raw(DataType::FLOAT8E4M3FN, &[3], &[0x38, 0x7e, 0xb8])).1, [1.0, 448.0, -1.0]);
+        assert_eq!(floats_of(&raw(DataType::FLOAT8E4M3FNUZ, &[2], &[0x40, 0x7f])).1, [1.0, 240.0]);
+        assert_eq!(floats_of(&raw(DataType::FLOAT8E5M2, &[2], &[0x3c, 0x7b])).1, [1.0, 57344.0]);
+        assert_eq!(floats_of(&ints(DataType::FLOAT8E5M2FNUZ, &[0x40, 0x7f])).1, [1.0, 57344.0]);
+    }
+
     #[test]
     fn unsigned_integers_widen() {
         assert_eq!(ints_of(&ints(DataType::UINT16, &[65535])), (Kind::Int, vec![65535]));
@@ -289,7 +347,7 @@ mod tests {
     fn types_that_libtorch_lacks_are_unsupported() {
         let text = TensorProto { data_type: 8, dims: vec![1], string_data: vec![b"a".to_vec()], ..Default::default() };
         assert_eq!(decoded(&text).unwrap_err().kind(), ErrorKind::Unsupported);
-        for (data_type, bytes) in [(14, 8), (15, 16), (17, 1), (18, 1), (19, 1), (20, 1), (21, 1), (22, 1), (23, 1), (28, 1)] {
+        for (data_type, bytes) in [(14, 8), (15, 16), (23, 1), (24, 1), (27, 1), (28, 1)] {
             let tensor = TensorProto { data_type, raw_data: vec![0; bytes], ..Default::default() };
             assert_eq!(decoded(&tensor).unwrap_err().kind(), ErrorKind::Unsupported, "{data_type}");
         }

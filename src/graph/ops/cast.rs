@@ -1,7 +1,7 @@
 //! Changes of element type.
 
 use super::operands::is_whole;
-use super::values::{kind_of, unsigned_mask};
+use super::values::{held_range, kind_of};
 use super::{Flow, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::onnx::proto::tensor_proto::DataType;
@@ -13,44 +13,64 @@ pub const OPS: &[Op] = &[
     Op::new("Cast", 1, 1, |node| {
         let name = node.text_or("to", "")?;
         match DataType::from_str(&name) {
-            Some(data_type) => to(data_type.value()),
+            Some(data_type) => to(data_type.value(), true),
             None => node.unsupported(format!("to '{name}'")),
         }
     })
     .flow(Flow::Moves),
     Op::new("Cast", 6, 1, cast).flow(Flow::Moves),
     Op::new("CastLike", 15, 2, |node| {
-        eight_bit_only(node);
-        // Which unsigned type a wider kind stands for is not known here; values within range are right either way.
-        one(|call| convert(call.input(0)?, call.input(1)?.f_kind()?))
+        let saturate = saturates(node)?;
+        match node.input_type(1) {
+            Some(data_type) => to(data_type, saturate),
+            // Which of several types a kind stands for is not known here; values within range are right either way.
+            None => one(move |call| narrowed(call.input(0)?, call.input(1)?.f_kind()?, saturate)),
+        }
     })
     .at_least(2)
     .flow(Flow::Moves),
 ];
 
-/// `saturate` and `round_mode` speak of 8-bit floats only, which are refused as element types.
-fn eight_bit_only(node: &Node<'_>) {
-    node.ignore("saturate");
+/// Whether what is beyond an 8-bit float's range becomes its largest number.
+fn saturates(node: &Node<'_>) -> Result<bool> {
+    // Speaks of FLOAT8E8M0 only, which is refused as an element type.
     node.ignore("round_mode");
+    Ok(node.int_or("saturate", 1)? != 0)
 }
 
 fn cast(node: &Node<'_>) -> Result<Kernel> {
-    eight_bit_only(node);
+    let saturate = saturates(node)?;
     let Some(data_type) = node.int("to")? else { return Err(Error::malformed("attribute 'to' is missing")) };
-    to(i32::try_from(data_type).map_err(Error::malformed)?)
+    to(i32::try_from(data_type).map_err(Error::malformed)?, saturate)
 }
 
-fn to(data_type: i32) -> Result<Kernel> {
+fn to(data_type: i32, saturate: bool) -> Result<Kernel> {
     let kind = kind_of(data_type)?;
-    let mask = unsigned_mask(data_type);
+    let range = held_range(data_type);
     one(move |call| {
         let x = call.input(0)?;
-        match mask {
+        match range {
             // Through Int64, so that what does not fit wraps instead of being clamped or undefined.
-            Some(mask) => Ok(convert(x, Kind::Int64)?.f_bitwise_and(mask)?.f_to_kind(kind)?),
-            None => convert(x, kind),
+            Some((least, bits)) => {
+                let wrapped = convert(x, Kind::Int64)?.f_sub_scalar(least)?.f_bitwise_and((1_i64 << bits) - 1)?;
+                Ok(wrapped.f_add_scalar(least)?.f_to_kind(kind)?)
+            }
+            None => narrowed(x, kind, saturate),
         }
     })
+}
+
+/// As [`convert`], and to 8-bit floats. Also for QuantizeLinear.
+pub(super) fn narrowed(x: &Tensor, kind: Kind, saturate: bool) -> Result<Tensor> {
+    let largest = match kind {
+        Kind::Float8e4m3fn => 448.0,
+        Kind::Float8e4m3fnuz => 240.0,
+        Kind::Float8e5m2 | Kind::Float8e5m2fnuz => 57344.0,
+        _ => return convert(x, kind),
+    };
+    let x = x.f_to_kind(Kind::Float)?;
+    let x = if saturate { x.f_clamp(-largest, largest)? } else { x };
+    Ok(x.f_to_kind(kind)?)
 }
 
 /// Floats lose their fraction on the way to an integer.

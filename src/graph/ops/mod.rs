@@ -277,6 +277,8 @@ pub struct Node<'a> {
     pub inputs: Vec<bool>,
     /// Per output whether it is wanted.
     pub outputs: Vec<bool>,
+    /// Per input its ONNX element type, where the file declares it.
+    types: Vec<Option<i32>>,
     attributes: &'a [AttributeProto],
     read: RefCell<BTreeSet<String>>,
 }
@@ -284,7 +286,18 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// A view of one node.
     pub fn new(op_type: &'a str, opset: i64, inputs: Vec<bool>, outputs: Vec<bool>, attributes: &'a [AttributeProto]) -> Self {
-        Node { op_type, opset, inputs, outputs, attributes, read: RefCell::default() }
+        Node { op_type, opset, inputs, outputs, types: Vec::new(), attributes, read: RefCell::default() }
+    }
+
+    /// Says which ONNX element types the inputs are declared to have.
+    pub fn typed(mut self, types: Vec<Option<i32>>) -> Self {
+        self.types = types;
+        self
+    }
+
+    /// The ONNX element type that the input at `index` is declared to have. Several are held in one kind of tensor.
+    pub fn input_type(&self, index: usize) -> Option<i32> {
+        self.types.get(index).copied().flatten()
     }
 
     /// Whether the optional input at `index` is there.

@@ -1,12 +1,13 @@
 //! Quantisation to and from small integers.
 
+use super::cast::narrowed;
 use super::conv::{centred, convolve};
 use super::operands::{dim, is_whole, on};
-use super::values::kind_attribute;
+use super::values::{held_range, kind_attribute};
 use super::window::Window;
 use super::{Call, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Kind, Tensor, is_small_float};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
@@ -56,8 +57,13 @@ impl Grain {
     }
 }
 
-/// The least and greatest number of a quantised type. No quantised type is 32 bits wide: Int stands for unsigned 16 bits.
-fn bounds(kind: Kind) -> Result<(f64, f64)> {
+/// The least and greatest number of a quantised type, by its ONNX element type where that is known. No quantised type is 32 bits
+/// wide: Int stands for unsigned 16 bits.
+fn bounds(kind: Kind, data_type: Option<i32>) -> Result<(f64, f64)> {
+    if let Some((least, bits)) = data_type.and_then(held_range) {
+        let least = f64::from(i32::try_from(least).map_err(Error::malformed)?);
+        return Ok((least, least + f64::from((1_u64 << bits.min(31)) as u32 - 1)));
+    }
     Ok(match kind {
         Kind::Uint8 => (0.0, 255.0),
         Kind::Int8 => (-128.0, 127.0),
@@ -68,8 +74,8 @@ fn bounds(kind: Kind) -> Result<(f64, f64)> {
 }
 
 /// `saturate(round(x / scale) + zero_point)`, ties to even.
-fn quantized(ratio: &Tensor, zero: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
-    let (least, greatest) = bounds(kind)?;
+fn quantized(ratio: &Tensor, zero: Option<&Tensor>, kind: Kind, data_type: Option<i32>) -> Result<Tensor> {
+    let (least, greatest) = bounds(kind, data_type)?;
     let mut y = ratio.f_to_kind(Kind::Double)?.f_round()?;
     if let Some(zero) = zero {
         y = y.f_add(&zero.f_to_kind(Kind::Double)?)?;
@@ -79,7 +85,9 @@ fn quantized(ratio: &Tensor, zero: Option<&Tensor>, kind: Kind) -> Result<Tensor
 
 fn quantize(node: &Node<'_>) -> Result<Kernel> {
     let grain = Grain::of(node)?;
-    node.ignore("saturate");
+    let saturate = node.int_or("saturate", 1)? != 0;
+    let output = if node.opset >= 21 { node.int("output_dtype")?.filter(|&data_type| data_type != 0) } else { None };
+    let data_type = node.input_type(2).or(output.map(i32::try_from).transpose().map_err(Error::malformed)?);
     let kind = if node.opset >= 21 { kind_attribute(node, "output_dtype")? } else { None };
     if node.int_or("precision", 0)? != 0 {
         return node.unsupported("precision");
@@ -93,7 +101,12 @@ fn quantize(node: &Node<'_>) -> Result<Kernel> {
         };
         let ratio = x.f_to_kind(if is_whole(x.f_kind()?) { scale.f_kind()? } else { x.f_kind()? })?;
         let ratio = ratio.f_div(&grain.spread(scale, x)?)?;
-        quantized(&ratio, zero.map(|zero| grain.spread(zero, x)).transpose()?.as_ref(), kind)
+        let zero = zero.map(|zero| grain.spread(zero, x)).transpose()?;
+        if is_small_float(kind) {
+            // The zero point of a float type is zero, by definition.
+            return narrowed(&ratio, kind, saturate);
+        }
+        quantized(&ratio, zero.as_ref(), kind, data_type)
     })
 }
 
@@ -103,8 +116,13 @@ fn dequantize(node: &Node<'_>) -> Result<Kernel> {
     let kind = if node.opset >= 23 { kind_attribute(node, "output_dtype")? } else { None };
     one(move |call| {
         let (x, scale) = (call.input(0)?, call.input(1)?);
-        if !is_whole(x.f_kind()?) {
-            return Err(Error::unsupported("DequantizeLinear of floating-point numbers is not supported"));
+        let given = x.f_kind()?;
+        if is_small_float(given) {
+            let y = x.f_to_kind(Kind::Float)?.f_mul(&grain.spread(scale, x)?.f_to_kind(Kind::Float)?)?;
+            return Ok(y.f_to_kind(kind.map_or_else(|| scale.f_kind(), Ok)?)?);
+        }
+        if !is_whole(given) {
+            return Err(Error::unsupported(format!("DequantizeLinear of {given:?} is not supported")));
         }
         let mut whole = x.f_to_kind(Kind::Int64)?;
         if let Some(zero) = call.optional(2) {
@@ -121,7 +139,7 @@ fn dynamic(call: &Call<'_>) -> Result<Vec<Tensor>> {
     let (low, high) = (x.f_min()?.f_clamp_max(0.0)?, x.f_max()?.f_clamp_min(0.0)?);
     let scale = high.f_sub(&low)?.f_div_scalar(255.0)?;
     let zero = low.f_neg()?.f_div(&scale)?.f_clamp(0.0, 255.0)?.f_round()?;
-    let y = quantized(&x.f_div(&scale)?, Some(&zero), Kind::Uint8)?;
+    let y = quantized(&x.f_div(&scale)?, Some(&zero), Kind::Uint8, None)?;
     Ok(vec![y, scale, zero.f_to_kind(Kind::Uint8)?])
 }
 
@@ -156,7 +174,7 @@ fn requantized(call: &Call<'_>, real: &Tensor) -> Result<Tensor> {
         return Err(Error::unsupported("an output scale for each row is not supported"));
     }
     let plain = |tensor: &Tensor| -> Result<Tensor> { Ok(on(tensor, real.device())?.f_reshape([0_i64; 0])?) };
-    quantized(&real.f_div(&plain(scale)?.f_to_kind(Kind::Double)?)?, Some(&plain(zero)?), zero.f_kind()?)
+    quantized(&real.f_div(&plain(scale)?.f_to_kind(Kind::Double)?)?, Some(&plain(zero)?), zero.f_kind()?, None)
 }
 
 fn conv(node: &Node<'_>) -> Result<Kernel> {

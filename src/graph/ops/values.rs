@@ -3,16 +3,21 @@
 use super::Node;
 use crate::error::{Error, Result};
 use crate::onnx::proto::tensor_proto::DataType;
+use crate::onnx::{INT2, UINT2};
 use crate::tensor::Kind;
 use protobuf::Enum;
 
 pub(super) use crate::onnx::{from_proto as constant_tensor, kind_of};
 
-/// The bits that an unsigned type held in a wider kind really has.
-pub(super) fn unsigned_mask(data_type: i32) -> Option<i64> {
+/// The least number of an integer type that is held in a wider kind, and how many bits it really has.
+pub(super) fn held_range(data_type: i32) -> Option<(i64, u32)> {
     match DataType::from_i32(data_type) {
-        Some(DataType::UINT16) => Some(0xffff),
-        Some(DataType::UINT32) => Some(0xffff_ffff),
+        Some(DataType::UINT16) => Some((0, 16)),
+        Some(DataType::UINT32) => Some((0, 32)),
+        Some(DataType::UINT4) => Some((0, 4)),
+        None if data_type == UINT2 => Some((0, 2)),
+        None if data_type == INT2 => Some((-2, 2)),
+        Some(DataType::INT4) => Some((-8, 4)),
         _ => None,
     }
 }
