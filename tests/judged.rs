@@ -187,3 +187,75 @@ fn masks_made_of_constants_are_not_trained() {
     assert_eq!(trainable.len(), 2, "{trainable:?}");
     assert!(trainable[0].contains("filters") && trainable[1].contains("weight"), "{trainable:?}");
 }
+
+fn with_graph(name: &str, nodes: Vec<NodeProto>, output: &str, initializer: Vec<TensorProto>) -> AttributeProto {
+    let output = vec![ValueInfoProto { name: output.into(), ..Default::default() }];
+    let graph = GraphProto { name: name.into(), node: nodes, output, initializer, ..Default::default() };
+    AttributeProto { name: name.into(), type_: AttributeType::GRAPH.into(), g: Some(graph).into(), ..Default::default() }
+}
+
+/// A choice by the brightness of the batch, between what stands in `branch` (from "conv" to "branch") and the convolution's own result.
+fn choice(branch: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Vec<NodeProto> {
+    let mut choose = node("If", &["bright"], "features", &[]);
+    choose.attribute.push(with_graph("then_branch", branch, "branch", initializer));
+    choose.attribute.push(with_graph("else_branch", vec![node("Identity", &["conv"], "plain", &[])], "plain", vec![]));
+    classifier(vec![
+        node("ReduceMean", &["images"], "mean", &[("keepdims", 0)]),
+        node("Greater", &["mean", "threshold"], "bright", &[]),
+        choose,
+    ])
+}
+
+fn threshold() -> TensorProto {
+    to_proto("threshold", &Tensor::from_slice(&[-100.0_f32]).reshape([0_i64; 0])).expect("a small tensor")
+}
+
+#[test]
+fn branches_read_the_graph_around_them_and_let_gradients_through() {
+    let folder = Folder::new();
+    let half = to_proto("half", &Tensor::from_slice(&[0.5_f32])).expect("a small tensor");
+    let branch = vec![node("Mul", &["conv", "half"], "scaled", &[]), node("Relu", &["scaled"], "branch", &[])];
+    let mut constants = weights(Kind::Float);
+    constants.push(threshold());
+    let input = value("images", DataType::FLOAT, &[-1, 3, 8, 8]);
+    let path = folder.save(choice(branch, vec![half]), input, DataType::FLOAT, constants);
+    let (code, stdout, stderr) = cmira(&["check", text(&path), "--json", "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let found: serde_json::Value = serde_json::from_str(&stdout).expect("one document");
+    assert!(found["parity"]["max_rel"].as_f64().expect("a number") < 1e-5, "{found}");
+    assert_eq!(found["operators"]["Relu"], 1, "operators in subgraphs are counted");
+}
+
+#[test]
+fn a_weight_that_could_not_be_trained_is_refused_by_name() {
+    let folder = Folder::new();
+    let branch = vec![node("Conv", &["conv", "inner"], "branch", &[])];
+    let mut constants = weights(Kind::Float);
+    constants.push(threshold());
+    let input = value("images", DataType::FLOAT, &[-1, 3, 8, 8]);
+    let nodes = choice(branch, vec![weight("inner", &[8, 8, 1, 1], Kind::Float)]);
+    let path = folder.save(nodes, input, DataType::FLOAT, constants);
+    let (code, _, stderr) = cmira(&["check", text(&path), "--device", "cpu"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("'inner' stands in a subgraph"), "{stderr}");
+}
+
+#[test]
+fn an_endless_loop_is_refused() {
+    let folder = Folder::new();
+    let mut endless = node("Loop", &["", "go", "conv"], "features", &[]);
+    let mut body = with_graph("body", vec![], "still", vec![]);
+    let graph = body.g.as_mut().expect("just made");
+    for name in ["round", "still", "carried"] {
+        graph.input.push(ValueInfoProto { name: name.into(), ..Default::default() });
+    }
+    graph.output.push(ValueInfoProto { name: "carried".into(), ..Default::default() });
+    endless.attribute.push(body);
+    let mut constants = weights(Kind::Float);
+    constants.push(to_proto("go", &Tensor::from_slice(&[true])).expect("a small tensor"));
+    let input = value("images", DataType::FLOAT, &[-1, 3, 8, 8]);
+    let path = folder.save(classifier(vec![endless]), input, DataType::FLOAT, constants);
+    let (code, _, stderr) = cmira(&["check", text(&path), "--device", "cpu"]);
+    assert_eq!((code, stderr.lines().count()), (3, 1), "{stderr}");
+    assert!(stderr.contains("a loop of more than"), "{stderr}");
+}

@@ -118,6 +118,9 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     let _guard = no_grad();
     let mut ir = ir::read(&file)?;
     refuse_unsupported(&ir.unsupported)?;
+    if let Some(weight) = ir.hidden_weights.first() {
+        return Err(Error::unsupported(format!("the weight '{weight}' stands in a subgraph, where it could not be trained")));
+    }
     let roles = params::assign(&mut ir)?;
     let output = ir.outputs[0];
     if ir.values[output].constant.is_some() {

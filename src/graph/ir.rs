@@ -1,11 +1,13 @@
 //! ONNX's graph as numbered values and ordered nodes, before anything is decided about parameters.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Place, Result};
+use crate::graph::body::{self, Body};
 use crate::graph::ops::{self, Call, Kernel, Mode, Op};
 use crate::onnx::OnnxFile;
-use crate::onnx::proto::{GraphProto, NodeProto, attribute_proto::AttributeType};
+use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::tensor::{Tensor, guarded};
 
 /// Index into [`Ir::values`].
@@ -23,6 +25,8 @@ pub(crate) struct Ir {
     pub unsupported: Vec<Unsupported>,
     /// Operator counts as the file has them, `domain.name` outside the standard domain.
     pub operators: BTreeMap<String, usize>,
+    /// Constants in subgraphs that stand where weights stand.
+    pub hidden_weights: Vec<String>,
 }
 
 /// One named tensor of the graph.
@@ -78,10 +82,27 @@ pub struct Unsupported {
 /// collected, not raised, so that one look lists all of them.
 pub(crate) fn read(file: &OnnxFile) -> Result<Ir> {
     let graph = file.model.graph.as_ref().ok_or_else(|| Error::malformed("the model has no graph"))?;
+    read_graph(file, graph, &[])
+}
+
+/// Reads a graph of a file, its main one or a subgraph; `captured` names what it reads from outside, which become further inputs.
+pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String]) -> Result<Ir> {
     let types = declared_types(graph);
-    let mut reader = Reader { file, graph, types, ids: HashMap::new(), values: Vec::new(), unsupported: Vec::new() };
+    let mut reader = Reader {
+        file,
+        graph,
+        types,
+        ids: HashMap::new(),
+        values: Vec::new(),
+        unsupported: Vec::new(),
+        hidden_weights: Vec::new(),
+    };
+    for name in captured {
+        reader.add(name);
+    }
     reader.register_values()?;
-    let operators = count_operators(graph);
+    let mut operators = BTreeMap::new();
+    count_operators(graph, &mut operators);
     let order = topological_order(graph, &reader.ids)?;
     let mut nodes = Vec::with_capacity(order.len());
     for place in order {
@@ -90,7 +111,8 @@ pub(crate) fn read(file: &OnnxFile) -> Result<Ir> {
         }
     }
     let initializers: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let inputs = graph.input.iter().filter(|i| !initializers.contains(i.name.as_str())).map(|i| reader.ids[&i.name]).collect();
+    let own = graph.input.iter().map(|input| &input.name).filter(|name| !initializers.contains(name.as_str()));
+    let inputs = own.chain(captured).map(|name| reader.ids[name]).collect();
     let mut outputs = Vec::new();
     for output in &graph.output {
         let id = reader.ids.get(&output.name).copied();
@@ -99,7 +121,8 @@ pub(crate) fn read(file: &OnnxFile) -> Result<Ir> {
     if outputs.is_empty() {
         return Err(Error::malformed("the graph has no outputs"));
     }
-    Ok(Ir { values: reader.values, nodes, inputs, outputs, unsupported: reader.unsupported, operators })
+    let Reader { values, unsupported, hidden_weights, .. } = reader;
+    Ok(Ir { values, nodes, inputs, outputs, unsupported, operators, hidden_weights })
 }
 
 /// What errors call a node: its name if it has one, else what it produces.
@@ -118,12 +141,11 @@ fn qualified(node: &NodeProto) -> String {
     }
 }
 
-fn count_operators(graph: &GraphProto) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
+fn count_operators(graph: &GraphProto, counts: &mut BTreeMap<String, usize>) {
     for node in &graph.node {
         *counts.entry(qualified(node)).or_insert(0) += 1;
+        body::subgraphs(node).for_each(|attribute| count_operators(&attribute.g, counts));
     }
-    counts
 }
 
 fn declared_types(graph: &GraphProto) -> HashMap<&str, i32> {
@@ -151,6 +173,7 @@ struct Reader<'a> {
     ids: HashMap<String, ValueId>,
     values: Vec<Value>,
     unsupported: Vec<Unsupported>,
+    hidden_weights: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -208,10 +231,6 @@ impl Reader<'_> {
     fn compile(&mut self, place: usize, proto: &NodeProto) -> Result<Option<IrNode>> {
         let opset = self.opset(&proto.domain)?;
         let op = ops::find(&proto.domain, &proto.op_type, opset)?;
-        let subgraph = proto.attribute.iter().any(|a| a.type_.enum_value_or_default() == AttributeType::GRAPH);
-        if subgraph {
-            return Err(Error::unsupported(format!("{} holds a subgraph, which is not supported", proto.op_type)));
-        }
         let given = proto.input.iter().rposition(|i| !i.is_empty()).map_or(0, |last| last + 1);
         if given < op.min_inputs || given > op.max_inputs {
             let (least, most) = (op.min_inputs, op.max_inputs);
@@ -222,11 +241,12 @@ impl Reader<'_> {
             return Err(Error::malformed(format!("has {wanted} outputs where {} gives {} at most", op.name, op.max_outputs)));
         }
         let id = |name: &String| if name.is_empty() { None } else { self.ids.get(name).copied() };
-        let inputs: Vec<Option<ValueId>> = proto.input[..given].iter().map(id).collect();
+        let mut inputs: Vec<Option<ValueId>> = proto.input[..given].iter().map(id).collect();
         let outputs: Vec<Option<ValueId>> = proto.output[..wanted].iter().map(id).collect();
         let present = |ids: &[Option<ValueId>]| ids.iter().map(Option::is_some).collect::<Vec<_>>();
         let node = ops::Node::new(&proto.op_type, opset, present(&inputs), present(&outputs), &proto.attribute)
-            .typed(proto.input.iter().map(|name| self.types.get(name.as_str()).copied()).collect());
+            .typed(proto.input.iter().map(|name| self.types.get(name.as_str()).copied()).collect())
+            .with_bodies(self.bodies(proto, &mut inputs)?);
         let kernel = (op.compile)(&node)?;
         if let Some(attribute) = node.unread().first() {
             return Err(Error::unsupported(format!(
@@ -242,6 +262,23 @@ impl Reader<'_> {
             return Ok(None);
         }
         Ok(Some(IrNode { place, label: label(place, proto), op, kernel, inputs, outputs }))
+    }
+
+    /// Compiles a node's subgraphs; what they read from this graph is added to the node's inputs.
+    fn bodies(&mut self, proto: &NodeProto, inputs: &mut Vec<Option<ValueId>>) -> Result<Vec<(String, Arc<Body>)>> {
+        let mut bodies = Vec::new();
+        for attribute in body::subgraphs(proto) {
+            let (body, constants) = Body::compile(self.file, attribute, inputs.len())?;
+            inputs.extend(body::free_names(&attribute.g).into_iter().map(|name| self.ids.get(name).copied()));
+            for tensor in constants {
+                inputs.push(Some(self.values.len()));
+                let constant = Some(Constant { tensor, origin: Origin::Folded });
+                self.values.push(Value { name: format!("constant in {}", attribute.name), constant });
+            }
+            self.hidden_weights.extend(body.weights.iter().cloned());
+            bodies.push((attribute.name.clone(), Arc::new(body)));
+        }
+        Ok(bodies)
     }
 
     fn opset(&self, domain: &str) -> Result<i64> {
@@ -269,11 +306,11 @@ fn topological_order(graph: &GraphProto, ids: &HashMap<String, ValueId>) -> Resu
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
     let mut waiting = vec![0usize; graph.node.len()];
     for (place, node) in graph.node.iter().enumerate() {
-        for input in node.input.iter().filter(|i| !i.is_empty()) {
+        for input in body::read_names(node) {
             if !ids.contains_key(input) {
                 return Err(Error::malformed(format!("reads '{input}', which nothing produces")).at(label(place, node)));
             }
-            if let Some(&from) = producer.get(input.as_str()) {
+            if let Some(&from) = producer.get(input) {
                 readers[from].push(place);
                 waiting[place] += 1;
             }

@@ -1,5 +1,6 @@
 //! The one model type: an ONNX graph as a compiled plan over libtorch tensors, with its parameters as trainable leaves.
 
+mod body;
 mod export;
 pub mod import;
 mod ir;

@@ -1,10 +1,9 @@
 //! [`Program`]: any graph, tensors in and tensors out, for what is no image classifier.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, Place, Result};
+use crate::graph::body::take_constants;
 use crate::graph::import::refuse_unsupported;
-use crate::graph::ir::{self, Ir};
+use crate::graph::ir;
 use crate::graph::ops::Mode;
 use crate::graph::params;
 use crate::graph::plan::Plan;
@@ -31,7 +30,7 @@ impl Program {
             refuse_unsupported(&ir.unsupported)?;
             params::assign(&mut ir)?;
             let inputs = ir.inputs.iter().map(|&id| ir.values[id].name.clone()).collect();
-            let (stored, indices) = constants(&mut ir);
+            let (stored, indices) = take_constants(&mut ir);
             let outputs = ir.outputs.clone();
             Ok(Program { plan: Plan::compile(ir, &indices, &outputs)?, stored, inputs })
         };
@@ -53,16 +52,4 @@ impl Program {
         }
         self.plan.run_all(&self.stored, inputs, mode)
     }
-}
-
-/// All constants, whether a node reads them or they are outputs themselves.
-fn constants(ir: &mut Ir) -> (Vec<Tensor>, HashMap<ir::ValueId, usize>) {
-    let (mut stored, mut indices) = (Vec::new(), HashMap::new());
-    for (id, value) in ir.values.iter_mut().enumerate() {
-        if let Some(constant) = value.constant.take() {
-            indices.insert(id, stored.len());
-            stored.push(constant.tensor);
-        }
-    }
-    (stored, indices)
 }

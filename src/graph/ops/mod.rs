@@ -8,8 +8,10 @@
 pub(crate) use self::operands::with_at_most;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::graph::body::Body;
 use crate::onnx::proto::{AttributeProto, TensorProto, attribute_proto::AttributeType};
 use crate::tensor::{Tensor, to_f64s, to_i64s};
 
@@ -21,6 +23,7 @@ pub mod cast;
 pub mod compare;
 pub mod concat;
 pub mod constant;
+pub mod control;
 pub mod conv;
 pub mod dropout;
 pub mod gather;
@@ -221,6 +224,7 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
         compare::OPS,
         concat::OPS,
         constant::OPS,
+        control::OPS,
         conv::OPS,
         dropout::OPS,
         gather::OPS,
@@ -279,6 +283,7 @@ pub struct Node<'a> {
     pub outputs: Vec<bool>,
     /// Per input its ONNX element type, where the file declares it.
     types: Vec<Option<i32>>,
+    bodies: Vec<(String, Arc<Body>)>,
     attributes: &'a [AttributeProto],
     read: RefCell<BTreeSet<String>>,
 }
@@ -286,13 +291,26 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// A view of one node.
     pub fn new(op_type: &'a str, opset: i64, inputs: Vec<bool>, outputs: Vec<bool>, attributes: &'a [AttributeProto]) -> Self {
-        Node { op_type, opset, inputs, outputs, types: Vec::new(), attributes, read: RefCell::default() }
+        Node { op_type, opset, inputs, outputs, types: Vec::new(), bodies: Vec::new(), attributes, read: RefCell::default() }
     }
 
     /// Says which ONNX element types the inputs are declared to have.
     pub fn typed(mut self, types: Vec<Option<i32>>) -> Self {
         self.types = types;
         self
+    }
+
+    /// Hands over the compiled subgraphs, by attribute.
+    pub fn with_bodies(mut self, bodies: Vec<(String, Arc<Body>)>) -> Self {
+        self.bodies = bodies;
+        self
+    }
+
+    /// The subgraph that an attribute holds.
+    pub fn body(&self, name: &str) -> Result<Arc<Body>> {
+        self.read.borrow_mut().insert(name.to_string());
+        let found = self.bodies.iter().find(|(attribute, _)| attribute == name).map(|(_, body)| body.clone());
+        found.ok_or_else(|| Error::malformed(format!("the subgraph '{name}' is missing")))
     }
 
     /// The ONNX element type that the input at `index` is declared to have. Several are held in one kind of tensor.

@@ -1,0 +1,110 @@
+//! Subgraphs of nodes: the branches of If, the bodies of Loop and Scan.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+
+use crate::error::{Error, Place, Result};
+use crate::graph::ir::{self, Ir, ValueId};
+use crate::graph::ops::Call;
+use crate::graph::params::{self, Role};
+use crate::graph::plan::Plan;
+use crate::onnx::OnnxFile;
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
+use crate::tensor::Tensor;
+
+/// A compiled subgraph. What it reads from the graph around it, and its own constants, are further inputs of the node that holds it.
+pub struct Body {
+    plan: Plan,
+    /// Which of the node's inputs are the subgraph's constants.
+    stored: Range<usize>,
+    /// How many inputs the subgraph declares itself.
+    own: usize,
+    /// Which of the node's inputs are what the subgraph reads from outside.
+    captured: Range<usize>,
+    /// Constants inside that stand where weights stand.
+    pub(crate) weights: Vec<String>,
+}
+
+impl Body {
+    /// Compiles the subgraph that an attribute holds. `first` is the place among the node's inputs of what it reads from outside, by
+    /// the order of [`free_names`]; behind these stand the constants that are given back.
+    pub(crate) fn compile(file: &OnnxFile, attribute: &AttributeProto, first: usize) -> Result<(Body, Vec<Tensor>)> {
+        let graph = &attribute.g;
+        let names: Vec<String> = free_names(graph).into_iter().map(String::from).collect();
+        let mut ir = ir::read_graph(file, graph, &names).at(|| format!("subgraph '{}'", attribute.name))?;
+        if let Some(node) = ir.unsupported.first() {
+            return Err(Error::unsupported(&node.reason));
+        }
+        if let Some(node) = ir.nodes.iter().find(|node| !node.op.buffers.is_empty()) {
+            // They would be shared by all copies of a model.
+            return Err(Error::unsupported(format!("running statistics in a subgraph, of {}, are not supported", node.label)));
+        }
+        let roles = params::assign(&mut ir)?;
+        let mut weights = std::mem::take(&mut ir.hidden_weights);
+        weights.extend(roles.of.iter().filter(|(_, role)| **role == Role::Parameter).map(|(&id, _)| ir.values[id].name.clone()));
+        let own = ir.inputs.len() - names.len();
+        let (stored, indices) = take_constants(&mut ir);
+        let outputs = ir.outputs.clone();
+        let plan = Plan::compile(ir, &indices, &outputs)?;
+        let captured = first..first + names.len();
+        Ok((Body { plan, stored: captured.end..captured.end + stored.len(), own, captured, weights }, stored))
+    }
+
+    /// How many inputs the subgraph declares.
+    pub fn inputs(&self) -> usize {
+        self.own
+    }
+
+    /// How many outputs it gives.
+    pub fn outputs(&self) -> usize {
+        self.plan.results.len()
+    }
+
+    /// The subgraph's outputs for its own inputs; the rest comes from the node's call.
+    ///
+    /// # Errors
+    /// Malformed for a wrong number of inputs; else what a node inside raises.
+    pub fn run(&self, call: &Call<'_>, own: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        if own.len() != self.own {
+            return Err(Error::malformed(format!("the subgraph takes {} inputs where the node gives {}", self.own, own.len())));
+        }
+        let mut inputs = own;
+        for index in self.captured.clone() {
+            inputs.push(call.input(index)?.shallow_clone());
+        }
+        let stored = self.stored.clone().map(|index| Ok(call.input(index)?.shallow_clone())).collect::<Result<Vec<_>>>()?;
+        self.plan.run_all(&stored, &inputs, call.mode)
+    }
+}
+
+/// Takes all constants out of a graph, whether a node reads them or they are outputs themselves.
+pub(crate) fn take_constants(ir: &mut Ir) -> (Vec<Tensor>, HashMap<ValueId, usize>) {
+    let (mut stored, mut indices) = (Vec::new(), HashMap::new());
+    for (id, value) in ir.values.iter_mut().enumerate() {
+        if let Some(constant) = value.constant.take() {
+            indices.insert(id, stored.len());
+            stored.push(constant.tensor);
+        }
+    }
+    (stored, indices)
+}
+
+/// The attributes of a node that hold subgraphs, in the file's order.
+pub(crate) fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &AttributeProto> {
+    node.attribute.iter().filter(|a| a.type_.enum_value_or_default() == AttributeType::GRAPH)
+}
+
+/// Names that a node reads from the graph that it stands in: its inputs, and what its subgraphs do not define themselves.
+pub(crate) fn read_names(node: &NodeProto) -> impl Iterator<Item = &str> {
+    let captured = subgraphs(node).flat_map(|attribute| free_names(&attribute.g));
+    node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).chain(captured)
+}
+
+/// Names that a graph reads and does not define, sorted. The nesting of subgraphs is bounded when a file is read.
+pub(crate) fn free_names(graph: &GraphProto) -> BTreeSet<&str> {
+    let mut defined: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    defined.extend(graph.input.iter().map(|input| input.name.as_str()));
+    defined.extend(graph.node.iter().flat_map(|node| &node.output).map(String::as_str));
+    let read = graph.node.iter().flat_map(read_names).chain(graph.output.iter().map(|output| output.name.as_str()));
+    read.filter(|name| !defined.contains(name)).collect()
+}
