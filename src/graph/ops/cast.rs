@@ -2,7 +2,7 @@
 
 use super::operands::is_whole;
 use super::values::{held_range, kind_of};
-use super::{Flow, Kernel, Node, Op, one};
+use super::{Call, Flow, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::tensor::{Kind, Tensor};
@@ -29,6 +29,7 @@ pub const OPS: &[Op] = &[
     })
     .at_least(2)
     .flow(Flow::Moves),
+    Op::new("BitCast", 26, 1, bit_cast).gradients(&[]),
 ];
 
 /// Whether what is beyond an 8-bit float's range becomes its largest number.
@@ -84,4 +85,42 @@ fn convert(x: &Tensor, kind: Kind) -> Result<Tensor> {
         return Ok(x.f_to_kind(Kind::Int64)?.f_to_kind(kind)?);
     }
     Ok(x.f_to_kind(kind)?)
+}
+
+/// onnx: BitCast-26: the same bits as another type of the same width.
+fn bit_cast(node: &Node<'_>) -> Result<Kernel> {
+    let Some(to_type) = node.int("to")? else { return Err(Error::malformed("attribute 'to' is missing")) };
+    let to_type = i32::try_from(to_type).map_err(Error::malformed)?;
+    let (kind, bits) = (kind_of(to_type)?, bits_of(to_type)?);
+    let source = node.input_type(0).map(bits_of).transpose()?;
+    let narrow = to(to_type, true)?;
+    one(move |call| {
+        let x = call.input(0)?;
+        let from = x.f_kind()?;
+        let given = source.unwrap_or(from.elt_size_in_bytes() * 8);
+        let signed = match bits {
+            8 => Kind::Int8,
+            16 => Kind::Int16,
+            32 => Kind::Int,
+            64 => Kind::Int64,
+            _ => return Err(Error::unsupported(format!("BitCast of {bits} bits is not supported"))),
+        };
+        if given != bits {
+            return Err(Error::malformed(format!("{given} bits cannot be cast to {bits}")));
+        }
+        let raw = if is_whole(from) { x.f_to_kind(Kind::Int64)?.f_to_kind(signed)? } else { x.f_view_dtype(signed)? };
+        if !is_whole(kind) || kind == Kind::Bool {
+            return Ok(raw.f_view_dtype(kind)?);
+        }
+        let call = Call { inputs: &[Some(&raw)], mode: call.mode };
+        narrow(&call)?.into_iter().next().ok_or_else(|| Error::unexpected("a cast without a result"))
+    })
+}
+
+/// How many bits an element of an ONNX type has.
+fn bits_of(data_type: i32) -> Result<usize> {
+    match held_range(data_type) {
+        Some((_, bits)) => usize::try_from(bits).map_err(Error::malformed),
+        None => Ok(kind_of(data_type)?.elt_size_in_bytes() * 8),
+    }
 }

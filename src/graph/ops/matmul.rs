@@ -34,6 +34,7 @@ pub const OPS: &[Op] = &[
     })
     .weights(&[0, 1, 2, 3])
     .gradients(ALL),
+    Op::new("Det", 11, 1, |_| one(|call| Ok(call.input(0)?.f_det()?))),
     Op::new("MatMulInteger", 10, 4, |_| one(matmul_integer)).at_least(2).gradients(&[]),
 ];
 

@@ -27,6 +27,7 @@ pub mod control;
 pub mod conv;
 pub mod dropout;
 pub mod gather;
+pub mod grid;
 pub mod index;
 pub mod loss;
 pub mod math;
@@ -228,6 +229,7 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
         conv::OPS,
         dropout::OPS,
         gather::OPS,
+        grid::OPS,
         index::OPS,
         loss::OPS,
         math::OPS,

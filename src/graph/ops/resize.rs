@@ -23,7 +23,6 @@ pub const OPS: &[Op] = &[
         upsample(node, move |_| Ok(scales.clone()))
     }),
     Op::new("Upsample", 9, 2, |node| upsample(node, |call| to_f64s(call.input(1)?))).at_least(2),
-    Op::new("GridSample", 16, 2, grid_sample).at_least(2).gradients(&[0, 1]),
 ];
 
 /// What the attributes say.
@@ -230,27 +229,4 @@ fn region(roi: &[f64], place: usize, axes: usize) -> (f64, f64) {
         (Some(&start), Some(&end)) => (start, end),
         _ => (0.0, 1.0),
     }
-}
-
-fn grid_sample(node: &Node<'_>) -> Result<Kernel> {
-    let mode = match node.text_or("mode", if node.opset >= 20 { "linear" } else { "bilinear" })?.as_str() {
-        "bilinear" | "linear" => 0,
-        "nearest" => 1,
-        "bicubic" | "cubic" => 2,
-        other => return node.unsupported(format!("mode '{other}'")),
-    };
-    let padding = match node.text_or("padding_mode", "zeros")?.as_str() {
-        "zeros" => 0,
-        "border" => 1,
-        "reflection" => 2,
-        other => return node.unsupported(format!("padding_mode '{other}'")),
-    };
-    let corners = node.flag("align_corners")?;
-    one(move |call| {
-        let (x, grid) = super::operands::pair(call)?;
-        if let (&[_, channels, ..], &[images, ref places @ .., _]) = (&x.size()[..], &grid.size()[..]) {
-            elements(&[&[images, channels], places].concat())?;
-        }
-        Ok(x.f_grid_sampler(&grid, mode, padding, corners)?)
-    })
 }
