@@ -5,6 +5,7 @@ mod check;
 mod common;
 mod conformance;
 mod data;
+mod operators;
 mod progress;
 mod train;
 mod unlearn;
@@ -42,6 +43,8 @@ enum Command {
     Audit(audit::Args),
     /// Run ONNX's own test cases, one line each.
     Conformance(conformance::Args),
+    /// Print every supported operator: opsets, weights, gradients; and what is left out, and why.
+    Operators(operators::Args),
     /// Make and look at data sets.
     Data(data::Args),
     /// Train a reference model from scratch.
@@ -75,6 +78,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Operators(args) => {
+            operators::run(&args);
+            Ok(())
+        }
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Unlearn(args) => unlearn::run(&args),

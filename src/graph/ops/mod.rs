@@ -33,10 +33,12 @@ pub mod loss;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+pub mod out_of_scope;
 pub mod pad;
 pub mod pool;
 pub mod quant;
 pub mod reduce;
+pub mod reference;
 pub mod resize;
 pub mod scatter;
 pub mod shape;
@@ -268,8 +270,13 @@ pub fn find(domain: &str, name: &str, opset: i64) -> Result<&'static Op> {
     match row {
         Some(row) => Ok(row),
         None if known => Err(Error::unsupported(format!("operator {name} is not supported in opset {opset}"))),
-        None if domain.is_empty() => Err(Error::unsupported(format!("operator {name} is not supported"))),
-        None => Err(Error::unsupported(format!("operator {domain}.{name} is not supported"))),
+        None => {
+            let qualified = if domain.is_empty() { name.to_string() } else { format!("{domain}.{name}") };
+            Err(Error::unsupported(match out_of_scope::reason(&qualified) {
+                Some(reason) => format!("operator {qualified} is not supported: {reason}"),
+                None => format!("operator {qualified} is not supported"),
+            }))
+        }
     }
 }
 

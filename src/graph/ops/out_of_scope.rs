@@ -1,0 +1,60 @@
+//! Operators that are left out on purpose, with the reason.
+
+/// Names, with their domain where it is not the standard one, and why they are left out.
+pub const OUT_OF_SCOPE: &[(&str, &[&str])] = &[
+    (
+        "strings are no tensors here",
+        &["StringNormalizer", "StringSplit", "StringConcat", "RegexFullMatch", "TfIdfVectorizer", "ai.onnx.ml.LabelEncoder"],
+    ),
+    (
+        "sequences and optional values are no tensors here",
+        &[
+            "SequenceConstruct",
+            "SequenceEmpty",
+            "SequenceInsert",
+            "SequenceErase",
+            "SequenceAt",
+            "SequenceLength",
+            "SequenceMap",
+            "SplitToSequence",
+            "ConcatFromSequence",
+            "Optional",
+            "OptionalGetElement",
+            "OptionalHasElement",
+        ],
+    ),
+    (
+        "it draws random numbers, so that an image has no one answer",
+        &["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"],
+    ),
+    (
+        "it is a step of training, which is done here by cmira itself",
+        &[
+            "ai.onnx.preview.training.Adagrad",
+            "ai.onnx.preview.training.Adam",
+            "ai.onnx.preview.training.Gradient",
+            "ai.onnx.preview.training.Momentum",
+        ],
+    ),
+    (
+        "decision trees and their kin have no gradients",
+        &[
+            "ai.onnx.ml.TreeEnsemble",
+            "ai.onnx.ml.TreeEnsembleClassifier",
+            "ai.onnx.ml.TreeEnsembleRegressor",
+            "ai.onnx.ml.ArrayFeatureExtractor",
+            "ai.onnx.ml.Binarizer",
+        ],
+    ),
+    ("image files are decoded before a model sees them", &["ImageDecoder"]),
+    ("it chooses among boxes, as detectors do", &["NonMaxSuppression"]),
+    (
+        "it is signal processing, not image classification",
+        &["DFT", "STFT", "BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix"],
+    ),
+];
+
+/// Why an operator, named with its domain unless that is the standard one, is left out on purpose.
+pub fn reason(qualified: &str) -> Option<&'static str> {
+    OUT_OF_SCOPE.iter().find(|(_, names)| names.contains(&qualified)).map(|(reason, _)| *reason)
+}
