@@ -132,19 +132,28 @@ fn layer_norm(node: &Node<'_>) -> Result<Kernel> {
     let statistics = node.has_output(1) || node.has_output(2);
     Ok(Box::new(move |call| {
         let (x, scale, bias) = (call.input(0)?, call.input(1)?, call.optional(2));
-        let (inner, _) = normalized(x, axis)?;
+        let (inner, from) = normalized(x, axis)?;
         let fits = |tensor: &Tensor| tensor.size() == inner && tensor.f_kind().ok() == x.f_kind().ok();
-        if fits(scale) && bias.is_none_or(fits) {
-            if !statistics {
-                return Ok(vec![x.f_layer_norm(&inner, Some(scale), bias, epsilon, true)?]);
-            }
-            let (y, mean, deviation) = x.f_native_layer_norm(&inner, Some(scale), bias, epsilon)?;
-            return Ok(vec![y, mean, deviation]);
+        if !statistics && fits(scale) && bias.is_none_or(fits) {
+            return Ok(vec![x.f_layer_norm(&inner, Some(scale), bias, epsilon, true)?]);
         }
         // Scale and bias may have any shape that broadcasts to the input's.
-        let (y, mean, deviation) = x.f_native_layer_norm(&inner, None::<&Tensor>, None, epsilon)?;
-        let y = y.f_mul(scale)?;
-        Ok(vec![if let Some(bias) = bias { y.f_add(bias)? } else { y }, mean, deviation])
+        let apply = |y: Tensor| -> Result<Tensor> {
+            let y = y.f_mul(scale)?;
+            Ok(if let Some(bias) = bias { y.f_add(bias)? } else { y })
+        };
+        if !statistics {
+            return Ok(vec![apply(x.f_layer_norm(&inner, None::<&Tensor>, None, epsilon, true)?)?]);
+        }
+        // libtorch's kernel gives the statistics, too, but no gradients through them.
+        let kind = x.f_kind()?;
+        let wide = if kind == Kind::Double { x.shallow_clone() } else { x.f_to_kind(Kind::Float)? };
+        let axes: Vec<i64> = (0..).skip(from).take(inner.len()).collect();
+        let mean = wide.f_mean_dim(&axes[..], true, None::<Kind>)?;
+        let centred = wide.f_sub(&mean)?;
+        let variance = centred.f_square()?.f_mean_dim(&axes[..], true, None::<Kind>)?;
+        let inverse = variance.f_add_scalar(epsilon)?.f_rsqrt()?;
+        Ok(vec![apply(centred.f_mul(&inverse)?.f_to_kind(kind)?)?, mean, inverse])
     }))
 }
 

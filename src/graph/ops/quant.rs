@@ -118,7 +118,8 @@ fn dequantize(node: &Node<'_>) -> Result<Kernel> {
         let (x, scale) = (call.input(0)?, call.input(1)?);
         let given = x.f_kind()?;
         if is_small_float(given) {
-            let y = x.f_to_kind(Kind::Float)?.f_mul(&grain.spread(scale, x)?.f_to_kind(Kind::Float)?)?;
+            let wide = if scale.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
+            let y = x.f_to_kind(wide)?.f_mul(&grain.spread(scale, x)?.f_to_kind(wide)?)?;
             return Ok(y.f_to_kind(kind.map_or_else(|| scale.f_kind(), Ok)?)?);
         }
         if !is_whole(given) {
