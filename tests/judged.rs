@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cmira::data::draw::{DrawOptions, draw};
+use cmira::graph::{Mode, Model};
 use cmira::onnx::proto::attribute_proto::AttributeType;
 use cmira::onnx::proto::tensor_proto::DataType;
 use cmira::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, tensor_shape_proto,
 };
 use cmira::onnx::{self, to_proto};
-use cmira::tensor::{Kind, Tensor};
+use cmira::tensor::{Device, Kind, Tensor, no_grad};
 
 fn cmira(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_cmira")).args(arguments).output().expect("the binary starts");
@@ -258,4 +259,51 @@ fn an_endless_loop_is_refused() {
     let (code, _, stderr) = cmira(&["check", text(&path), "--device", "cpu"]);
     assert_eq!((code, stderr.lines().count()), (3, 1), "{stderr}");
     assert!(stderr.contains("a loop of more than"), "{stderr}");
+}
+
+/// Weights as most quantised files have them: integers with a scale for each filter, or floats that are rounded in the graph.
+#[test]
+fn quantised_weights_are_trained_as_floats_and_exported() {
+    let folder = Folder::new();
+    let tensor = |name: &str, tensor: &Tensor| to_proto(name, tensor).expect("a small tensor");
+    let filters = Tensor::arange(8 * 27, (Kind::Int64, Device::Cpu)).remainder(251) - 125;
+    let constants = vec![
+        tensor("integers", &filters.reshape([8, 3, 3, 3]).to_kind(Kind::Int8)),
+        tensor("scales", &Tensor::linspace(0.002, 0.004, 8, (Kind::Float, Device::Cpu))),
+        tensor("zeros", &Tensor::zeros([8], (Kind::Int8, Device::Cpu))),
+        weight("floats", &[8, 10], Kind::Float),
+        tensor("step", &Tensor::from_slice(&[0.005_f32]).reshape([0_i64; 0])),
+        tensor("zero", &Tensor::zeros([0_i64; 0], (Kind::Int8, Device::Cpu))),
+    ];
+    let mut nodes = vec![
+        node("DequantizeLinear", &["integers", "scales", "zeros"], "filters", &[("axis", 0)]),
+        node("QuantizeLinear", &["floats", "step", "zero"], "rounded", &[]),
+        node("DequantizeLinear", &["rounded", "step", "zero"], "weight", &[]),
+    ];
+    nodes.extend(classifier(vec![node("Relu", &["conv"], "features", &[])]));
+    let input = value("images", DataType::FLOAT, &[-1, 3, 8, 8]);
+    let path = folder.save(nodes, input, DataType::FLOAT, constants);
+    let (code, stdout, stderr) = cmira(&["check", text(&path), "--json", "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let found: serde_json::Value = serde_json::from_str(&stdout).expect("one document");
+    assert_eq!(found["parameters"]["trainable"], 8 * 27 + 80, "{found}");
+    assert!(found["repairs"][0].as_str().is_some_and(|text| text.starts_with("2 quantised weights")), "{found}");
+
+    // What training changes is in the exported file, which ONNX Runtime runs.
+    let model = Model::open(&path, Device::Cpu).expect("the model");
+    let images = Tensor::ones([2, 3, 8, 8], (Kind::Float, Device::Cpu));
+    let before = model.forward(&images, Mode::Eval).expect("logits");
+    {
+        let _guard = no_grad();
+        for param in model.params() {
+            let _ = param.tensor.shallow_clone().g_mul_scalar_(0.5);
+        }
+    }
+    let exported = folder.path("exported.onnx");
+    onnx::save(&model.to_onnx().expect("a graph"), &exported).expect("the scratch folder is writable");
+    let (code, _, stderr) = cmira(&["check", text(&exported), "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let again = Model::open(&exported, Device::Cpu).expect("the exported model");
+    let after = again.forward(&images, Mode::Eval).expect("logits");
+    assert!((after - before * 0.25).abs().max().double_value(&[]) < 1e-5);
 }

@@ -39,6 +39,15 @@ pub(crate) fn export(shared: &Shared, values: &[Tensor]) -> Result<ModelProto> {
     Ok(model)
 }
 
+/// Makes a node a constant of that value.
+pub(crate) fn become_constant(node: &mut NodeProto, value: &Tensor) -> Result<()> {
+    node.op_type = "Constant".to_string();
+    node.domain.clear();
+    node.input.clear();
+    node.attribute = vec![tensor_attribute("value", onnx::to_proto("", value)?)];
+    Ok(())
+}
+
 fn replace_keeping_notes(slot: &mut TensorProto, mut proto: TensorProto) {
     proto.doc_string = std::mem::take(&mut slot.doc_string);
     proto.metadata_props = std::mem::take(&mut slot.metadata_props);

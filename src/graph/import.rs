@@ -6,6 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::export;
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
 use crate::graph::ops::with_at_most;
 use crate::graph::params::{self, Role, SplitBuffer};
@@ -147,6 +148,12 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     let sha256 = identity(&file, &infos, &stored)?;
     let mut file = file;
     clear_payload(&mut file.model, &infos);
+    for &place in &roles.dequantised {
+        let index = infos.iter().position(|info| info.origin == Origin::ConstantNode(place));
+        if let (Some(index), Some(node)) = (index, file.model.graph.as_mut().and_then(|graph| graph.node.get_mut(place))) {
+            export::become_constant(node, &stored[index])?;
+        }
+    }
     // What is left outside the file is small, and has to travel with the model when it is exported.
     file.embed_external_data()?;
     let params = (0..infos.len()).filter(|&i| infos[i].trainable).collect();
