@@ -3,6 +3,7 @@
 mod body;
 mod export;
 pub mod import;
+mod input;
 mod ir;
 pub mod model;
 pub mod ops;
