@@ -58,7 +58,7 @@ pub fn cases(directory: &Path) -> Result<Vec<Case>> {
     Ok(found)
 }
 
-/// Runs one case. A panic of this program is caught by the caller, if at all: none is expected.
+/// Runs one case.
 pub fn run(case: &Case) -> Outcome {
     match judge(&case.folder) {
         Ok(None) => Outcome::Pass,

@@ -64,6 +64,12 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     silence_guarded_panics();
+    // As other programs do: end quietly when nobody reads any more, instead of failing to print.
+    // SAFETY: sets a signal's disposition to the system's default; nothing else runs yet.
+    #[cfg(unix)]
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
     match guarded(|| dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::export;
@@ -14,8 +13,8 @@ use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::plan::{LOGITS, Plan};
-use crate::onnx::proto::{ModelProto, TensorProto, ValueInfoProto, tensor_proto::DataLocation};
-use crate::onnx::{self, OnnxFile};
+use crate::onnx::OnnxFile;
+use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
 
 /// What the caller knows about a model that its file may not say.
@@ -143,7 +142,7 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
         unused_outputs: ir.outputs[1..].iter().map(|&o| ir.values[o].name.clone()).collect(),
     };
     let plan = Plan::compile(ir, &indices, &[logits, output])?;
-    let sha256 = identity(&file, &infos, &stored)?;
+    let sha256 = file.identity()?;
     let mut file = file;
     clear_payload(&mut file.model, &infos);
     for &place in &roles.dequantised {
@@ -236,21 +235,6 @@ fn stays_on_host(tensor: &Tensor) -> bool {
 fn describe(infos: &[StoredInfo], stored: &[Tensor], which: impl Fn(&StoredInfo) -> bool) -> Vec<TensorInfo> {
     let chosen = infos.iter().zip(stored).filter(|(info, _)| which(info));
     chosen.map(|(info, tensor)| TensorInfo { name: info.name.clone(), shape: tensor.size(), reason: "" }).collect()
-}
-
-/// SHA-256 of the file; `+` and the SHA-256 of the weights where they lie in other files, which the first does not cover.
-fn identity(file: &OnnxFile, infos: &[StoredInfo], stored: &[Tensor]) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut any = false;
-    for (info, tensor) in infos.iter().zip(stored) {
-        let Origin::Initializer(index) = info.origin else { continue };
-        let external = |t: &TensorProto| t.data_location.enum_value_or_default() == DataLocation::EXTERNAL;
-        if file.model.graph.initializer.get(index).is_some_and(external) {
-            any = true;
-            hash.update(onnx::to_proto(&info.name, tensor)?.raw_data);
-        }
-    }
-    Ok(if any { format!("{}+{:x}", file.sha256, hash.finalize()) } else { file.sha256.clone() })
 }
 
 /// What training changes is written anew at export; keeping the file's bytes as well would double the memory.

@@ -107,6 +107,22 @@ impl OnnxFile {
         tensors::decode(tensor, &self.limits, self.directory.as_ref())
     }
 
+    /// [`sha256`](Self::sha256); with `+` and the SHA-256 of all external data where there are any, which the first does not cover.
+    ///
+    /// # Errors
+    /// Those of reading external data.
+    pub fn identity(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        let mut any = false;
+        for tensor in walk::tensors(&self.model) {
+            if let Some(bytes) = tensors::external_bytes(tensor, &self.limits, self.directory.as_ref())? {
+                any = true;
+                hash.update(bytes);
+            }
+        }
+        Ok(if any { format!("{}+{}", self.sha256, hex(&hash.finalize())) } else { self.sha256.clone() })
+    }
+
     /// Takes the values of all external data into the model, so that it can be [saved](super::save) anywhere.
     ///
     /// # Errors

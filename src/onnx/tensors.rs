@@ -130,20 +130,27 @@ fn no_directory() -> Error {
     Error::malformed("its values are external data, but the model has no directory")
 }
 
+/// The bytes of a tensor that lie in another file; `None` for every other tensor.
+pub(super) fn external_bytes(tensor: &TensorProto, limits: &Limits, directory: Option<&Directory>) -> Result<Option<Vec<u8>>> {
+    if tensor.data_location.enum_value_or_default() != DataLocation::EXTERNAL {
+        return Ok(None);
+    }
+    let read = || -> Result<Option<Vec<u8>>> {
+        match layout(tensor, limits)?.source {
+            Source::External(reference) => Ok(Some(directory.ok_or_else(no_directory)?.read(&reference)?)),
+            Source::Raw | Source::Typed => Ok(None),
+        }
+    };
+    read().at(|| place(&tensor.name))
+}
+
 /// Replaces external data by the bytes themselves; leaves every other tensor alone.
 pub(super) fn embed(tensor: &mut TensorProto, limits: &Limits, directory: Option<&Directory>) -> Result<()> {
-    if tensor.data_location.enum_value_or_default() != DataLocation::EXTERNAL {
-        return Ok(());
+    if let Some(bytes) = external_bytes(tensor, limits, directory)? {
+        tensor.raw_data = bytes;
+        tensor.external_data.clear();
+        tensor.data_location = DataLocation::DEFAULT.into();
     }
-    let bytes = match layout(tensor, limits).at(|| place(&tensor.name))?.source {
-        Source::External(reference) => {
-            directory.ok_or_else(no_directory).and_then(|directory| directory.read(&reference)).at(|| place(&tensor.name))?
-        }
-        Source::Raw | Source::Typed => return Ok(()),
-    };
-    tensor.raw_data = bytes;
-    tensor.external_data.clear();
-    tensor.data_location = DataLocation::DEFAULT.into();
     Ok(())
 }
 
