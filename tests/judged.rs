@@ -1,103 +1,17 @@
 //! What `check` and `audit` make of models that are valid but unusual, and of inputs that are no images.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod common;
 
 use cmira::data::draw::{DrawOptions, draw};
 use cmira::graph::{Mode, Model};
 use cmira::onnx::proto::attribute_proto::AttributeType;
 use cmira::onnx::proto::tensor_proto::DataType;
-use cmira::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, tensor_shape_proto,
-};
+use cmira::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use cmira::onnx::{self, to_proto};
 use cmira::tensor::{Device, Kind, Tensor, no_grad};
 
-fn cmira(arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_cmira")).args(arguments).output().expect("the binary starts");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
-}
-
-fn value(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
-    let mut value = ValueInfoProto { name: name.into(), ..Default::default() };
-    let declared = value.type_.mut_or_insert_default().mut_tensor_type();
-    declared.elem_type = kind as i32;
-    declared.shape.mut_or_insert_default().dim = dims
-        .iter()
-        .map(|&size| {
-            let mut dim = tensor_shape_proto::Dimension::new();
-            dim.set_dim_value(size);
-            dim
-        })
-        .collect();
-    value
-}
-
-fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, i64)]) -> NodeProto {
-    let attribute = |&(name, i): &(&str, i64)| AttributeProto {
-        name: name.into(),
-        type_: AttributeType::INT.into(),
-        i,
-        ..Default::default()
-    };
-    NodeProto {
-        op_type: op.into(),
-        input: inputs.iter().map(|i| (*i).to_string()).collect(),
-        output: vec![output.into()],
-        attribute: attributes.iter().map(attribute).collect(),
-        ..Default::default()
-    }
-}
-
-/// Numbers between -0.5 and 0.5 that follow no pattern a sum could cancel.
-fn weight(name: &str, shape: &[i64], kind: Kind) -> TensorProto {
-    let count: i64 = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.754_877_7).fract() - 0.5).collect();
-    to_proto(name, &Tensor::from_slice(&values).reshape(shape).to_kind(kind)).expect("a small tensor")
-}
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Folder {
-        Folder(tempfile::tempdir().expect("a scratch folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn save(&self, nodes: Vec<NodeProto>, input: ValueInfoProto, kind: DataType, initializer: Vec<TensorProto>) -> PathBuf {
-        let output = vec![value("scores", kind, &[-1, 10])];
-        let graph = GraphProto { name: "g".into(), node: nodes, input: vec![input], output, initializer, ..Default::default() };
-        let opset_import = vec![OperatorSetIdProto { version: 17, ..Default::default() }];
-        let model = ModelProto { ir_version: 8, graph: Some(graph).into(), opset_import, ..Default::default() };
-        let path = self.path("model.onnx");
-        onnx::save(&model, &path).expect("the scratch folder is writable");
-        path
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("scratch folders have plain names")
-}
-
-/// A convolution, what `middle` puts between "conv" and "features", and a classifier of ten classes.
-fn classifier(middle: Vec<NodeProto>) -> Vec<NodeProto> {
-    let first = node("Conv", &["images", "filters"], "conv", &[]);
-    let last = [
-        node("GlobalAveragePool", &["features"], "pooled", &[]),
-        node("Flatten", &["pooled"], "flat", &[]),
-        node("Gemm", &["flat", "weight"], "scores", &[]),
-    ];
-    std::iter::once(first).chain(middle).chain(last).collect()
-}
-
-fn weights(kind: Kind) -> Vec<TensorProto> {
-    vec![weight("filters", &[8, 3, 3, 3], kind), weight("weight", &[8, 10], kind)]
-}
+use common::{Folder, classifier, cmira, node, text, value, weight, weights};
 
 #[test]
 fn half_precision_is_compared_in_half_precision() {

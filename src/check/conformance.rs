@@ -72,8 +72,8 @@ pub fn run(case: &Case) -> Outcome {
 fn judge(folder: &Path) -> Result<Option<String>> {
     let file = onnx::read(&folder.join("model.onnx"), &Limits::default())?;
     let tolerance = Tolerance::read(&folder.join("tolerance.txt"))?;
-    let graph = file.model.graph.get_or_default();
-    let program = Program::compile(&file)?;
+    let graph = file.model.graph.get_or_default().clone();
+    let program = Program::compile(file)?;
     let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|input| program.inputs().contains(&input.name)).collect();
     let mut sets = 0;
     for set in (0..).map(|number| folder.join(format!("test_data_set_{number}"))).take_while(|set| set.is_dir()) {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Place, Result};
 use crate::graph::import::{self, ImportOptions, Survey};
-use crate::graph::{ImportReport, Model, Unsupported};
+use crate::graph::{self, ImportReport, Model, Unsupported};
 use crate::onnx::{self, Limits};
 use crate::tensor::{Device, Tensor};
 
@@ -120,13 +120,13 @@ impl Check {
 /// Malformed files, a missing ONNX Runtime, or a failing node. Disagreement is not an error here: see [`Check::verdict`].
 pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
     let started = Instant::now();
-    let file = onnx::read(path, limits)?;
+    let file = graph::lower(onnx::read(path, limits)?)?;
     let survey = import::survey(&file).at(|| path.display().to_string())?;
     if !survey.unsupported.is_empty() {
-        return Ok(refused(path, &file.sha256, survey));
+        return Ok(refused(path, file.sha256(), survey));
     }
     let started = if device == Device::Cpu { started } else { Instant::now() };
-    let model = Model::import(file, options, device)?;
+    let model = Model::import_lowered(file, options, device)?;
     let import_s = started.elapsed().as_secs_f64();
     let report = model.report().clone();
     let [c, h, w] = known_shape(&model, options, images).at(|| path.display().to_string())?;

@@ -97,7 +97,13 @@ pub(crate) fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &AttributeProt
 /// Names that a node reads from the graph that it stands in: its inputs, and what its subgraphs do not define themselves.
 pub(crate) fn read_names(node: &NodeProto) -> impl Iterator<Item = &str> {
     let captured = subgraphs(node).flat_map(|attribute| free_names(&attribute.g));
-    node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).chain(captured)
+    node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).chain(captured).chain(differentiated(node))
+}
+
+/// What a Gradient node differentiates, which it names in an attribute.
+pub(crate) fn differentiated(node: &NodeProto) -> Option<&str> {
+    let attribute = node.attribute.iter().find(|a| node.op_type == "Gradient" && a.name == "y")?;
+    std::str::from_utf8(&attribute.s).ok().filter(|name| !name.is_empty())
 }
 
 /// Names that a graph reads and does not define, sorted. The nesting of subgraphs is bounded when a file is read.

@@ -3,12 +3,10 @@
 use crate::error::{Error, Result};
 use crate::graph::import::Shared;
 use crate::graph::ir::Origin;
+use crate::graph::nodes::{int_attribute, new_node, tensor_attribute};
 use crate::graph::passes::batch_size::Patch;
 use crate::onnx;
-use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
-    tensor_shape_proto::dimension,
-};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension};
 use crate::tensor::Tensor;
 
 /// Writes `values` (as the plan numbers them) into a copy of the file.
@@ -129,28 +127,9 @@ fn repeat_nodes(graph: &mut GraphProto, number: usize, source: (&str, usize), li
     ])
 }
 
-fn new_node(op: &str, inputs: &[String], output: String, attribute: Vec<AttributeProto>) -> NodeProto {
-    NodeProto {
-        op_type: op.to_string(),
-        name: output.clone(),
-        input: inputs.to_vec(),
-        output: vec![output],
-        attribute,
-        ..Default::default()
-    }
-}
-
-fn int_attribute(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: name.to_string(), type_: AttributeType::INT.into(), i: value, ..Default::default() }
-}
-
 fn open_batch_dimension(info: &mut ValueInfoProto) {
     let Some(kind) = info.type_.as_mut().filter(|t| t.has_tensor_type()) else { return };
     if let Some(first) = kind.mut_tensor_type().shape.as_mut().and_then(|shape| shape.dim.first_mut()) {
         first.value = Some(dimension::Value::DimParam("N".to_string()));
     }
-}
-
-fn tensor_attribute(name: &str, tensor: TensorProto) -> AttributeProto {
-    AttributeProto { name: name.to_string(), type_: AttributeType::TENSOR.into(), t: Some(tensor).into(), ..Default::default() }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::Lowered;
 use crate::graph::export;
 use crate::graph::input::Input;
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
@@ -13,7 +14,6 @@ use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::plan::{LOGITS, Plan};
-use crate::onnx::OnnxFile;
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
 
@@ -101,9 +101,10 @@ pub struct Survey {
 ///
 /// # Errors
 /// Malformed, naming the node.
-pub fn survey(file: &OnnxFile) -> Result<Survey> {
-    let ir = ir::read(file)?;
-    Ok(Survey { opset: opset(&file.model), operators: ir.operators, unsupported: ir.unsupported })
+pub fn survey(lowered: &Lowered) -> Result<Survey> {
+    let ir = ir::read(&lowered.file)?;
+    let operators = lowered.operators.clone();
+    Ok(Survey { opset: opset(&lowered.file.model), operators, unsupported: ir.unsupported })
 }
 
 fn opset(model: &ModelProto) -> i64 {
@@ -112,7 +113,8 @@ fn opset(model: &ModelProto) -> i64 {
 }
 
 /// Compiles a file.
-pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared, Vec<Tensor>)> {
+pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Shared, Vec<Tensor>)> {
+    let Lowered { file, operators, mut repairs } = lowered;
     let _guard = no_grad();
     let mut ir = ir::read(&file)?;
     refuse_unsupported(&ir.unsupported)?;
@@ -120,6 +122,7 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
         return Err(Error::unsupported(format!("the weight '{weight}' stands in a subgraph, where it could not be trained")));
     }
     let roles = params::assign(&mut ir)?;
+    repairs.extend(roles.repairs);
     let output = ir.outputs[0];
     if ir.values[output].constant.is_some() {
         let name = &ir.values[output].name;
@@ -133,12 +136,12 @@ pub(crate) fn import(file: OnnxFile, options: &ImportOptions) -> Result<(Shared,
     input.admit(file.image_numbers())?;
     let report = ImportReport {
         opset: opset(&file.model),
-        operators: std::mem::take(&mut ir.operators),
+        operators,
         head,
         trainable: describe(&infos, &stored, |i| i.trainable),
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
-        repairs: roles.repairs,
+        repairs,
         unused_outputs: ir.outputs[1..].iter().map(|&o| ir.values[o].name.clone()).collect(),
     };
     let plan = Plan::compile(ir, &indices, &[logits, output])?;

@@ -23,8 +23,6 @@ pub(crate) struct Ir {
     pub outputs: Vec<ValueId>,
     /// Nodes that cannot be run; the graph can be looked at, not executed, when there are any.
     pub unsupported: Vec<Unsupported>,
-    /// Operator counts as the file has them, `domain.name` outside the standard domain.
-    pub operators: BTreeMap<String, usize>,
     /// Constants in subgraphs that stand where weights stand.
     pub hidden_weights: Vec<String>,
 }
@@ -101,8 +99,6 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
         reader.add(name);
     }
     reader.register_values()?;
-    let mut operators = BTreeMap::new();
-    count_operators(graph, &mut operators);
     let order = topological_order(graph, &reader.ids)?;
     let mut nodes = Vec::with_capacity(order.len());
     for place in order {
@@ -110,6 +106,7 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
             nodes.push(node);
         }
     }
+    reader.track_differentiated(&mut nodes)?;
     let initializers: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let own = graph.input.iter().map(|input| &input.name).filter(|name| !initializers.contains(name.as_str()));
     let inputs = own.chain(captured).map(|name| reader.ids[name]).collect();
@@ -122,7 +119,7 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
         return Err(Error::malformed("the graph has no outputs"));
     }
     let Reader { values, unsupported, hidden_weights, .. } = reader;
-    Ok(Ir { values, nodes, inputs, outputs, unsupported, operators, hidden_weights })
+    Ok(Ir { values, nodes, inputs, outputs, unsupported, hidden_weights })
 }
 
 /// What errors call a node: its name if it has one, else what it produces.
@@ -141,7 +138,8 @@ fn qualified(node: &NodeProto) -> String {
     }
 }
 
-fn count_operators(graph: &GraphProto, counts: &mut BTreeMap<String, usize>) {
+/// Counts operators, `domain.name` outside the standard domain.
+pub(crate) fn count_operators(graph: &GraphProto, counts: &mut BTreeMap<String, usize>) {
     for node in &graph.node {
         *counts.entry(qualified(node)).or_insert(0) += 1;
         body::subgraphs(node).for_each(|attribute| count_operators(&attribute.g, counts));
@@ -248,6 +246,7 @@ impl Reader<'_> {
             .typed(proto.input.iter().map(|name| self.types.get(name.as_str()).copied()).collect())
             .with_bodies(self.bodies(proto, &mut inputs)?);
         let kernel = (op.compile)(&node)?;
+        inputs.extend(body::differentiated(proto).map(|name| self.ids.get(name).copied()));
         if let Some(attribute) = node.unread().first() {
             return Err(Error::unsupported(format!(
                 "attribute '{attribute}' of {} is not known in opset {opset}",
@@ -262,6 +261,35 @@ impl Reader<'_> {
             return Ok(None);
         }
         Ok(Some(IrNode { place, label: label(place, proto), op, kernel, inputs, outputs }))
+    }
+
+    /// Lets libtorch record what becomes of the values by which Gradient nodes differentiate: all other readers read a copy of such a
+    /// value that is recorded.
+    fn track_differentiated(&mut self, nodes: &mut Vec<IrNode>) -> Result<()> {
+        let is_gradient = |node: &IrNode| node.op.name == "Gradient";
+        if !nodes.iter().any(is_gradient) {
+            return Ok(());
+        }
+        let by = nodes.iter().filter(|node| is_gradient(node)).flat_map(|node| {
+            let xs = node.inputs.len().saturating_sub(1);
+            node.inputs[..xs].iter().flatten().copied()
+        });
+        let by: std::collections::BTreeSet<ValueId> = by.collect();
+        for id in by {
+            let copy = self.values.len();
+            self.values.push(Value { name: format!("{} (tracked)", self.values[id].name), constant: None });
+            let row: &'static Op = &ops::derivative::TRACKED;
+            let kernel = (row.compile)(&ops::Node::new(row.name, 1, vec![true], vec![true], &[]))?;
+            for node in nodes.iter_mut() {
+                node.inputs.iter_mut().filter(|input| **input == Some(id)).for_each(|input| *input = Some(copy));
+            }
+            let producer = nodes.iter().position(|node| node.outputs.contains(&Some(id)));
+            let place = producer.map_or(0, |index| nodes[index].place);
+            let label = format!("the value '{}', by which something is differentiated", self.values[id].name);
+            let node = IrNode { place, label, op: row, kernel, inputs: vec![Some(id)], outputs: vec![Some(copy)] };
+            nodes.insert(producer.map_or(0, |index| index + 1), node);
+        }
+        Ok(())
     }
 
     /// Compiles a node's subgraphs; what they read from this graph is added to the node's inputs.

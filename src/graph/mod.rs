@@ -5,7 +5,9 @@ mod export;
 pub mod import;
 mod input;
 mod ir;
+mod lower;
 pub mod model;
+mod nodes;
 pub mod ops;
 mod params;
 mod passes;
@@ -14,6 +16,7 @@ mod program;
 
 pub use import::{ImportOptions, ImportReport, TensorInfo};
 pub use ir::Unsupported;
+pub use lower::{Lowered, lower};
 pub use model::{Model, Param, Parametrization, State};
 pub use ops::Mode;
 pub use passes::head::Head;

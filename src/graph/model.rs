@@ -8,6 +8,7 @@ use crate::graph::Mode;
 use crate::graph::export;
 use crate::graph::import::{self, ImportOptions, ImportReport, Shared};
 use crate::graph::plan::{LOGITS, OUTPUT};
+use crate::graph::{Lowered, lower};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Limits, OnnxFile};
 use crate::tensor::{Device, Tensor, deep_copy, no_grad};
@@ -61,8 +62,16 @@ impl Model {
     /// # Errors
     /// Malformed or Unsupported, naming file and node.
     pub fn import(file: OnnxFile, options: &ImportOptions, device: Device) -> Result<Model> {
-        let place = file.path.clone();
-        let (shared, stored) = import::import(file, options).at(|| place.display().to_string())?;
+        Model::import_lowered(lower(file)?, options, device)
+    }
+
+    /// Compiles a file that is [lowered](crate::graph::lower) already.
+    ///
+    /// # Errors
+    /// Malformed or Unsupported, naming file and node.
+    pub fn import_lowered(lowered: Lowered, options: &ImportOptions, device: Device) -> Result<Model> {
+        let place = lowered.file.path.clone();
+        let (shared, stored) = import::import(lowered, options).at(|| place.display().to_string())?;
         Model::assemble(Arc::new(shared), stored, device)
     }
 

@@ -4,6 +4,7 @@ use crate::error::{Error, Place, Result};
 use crate::graph::body::take_constants;
 use crate::graph::import::refuse_unsupported;
 use crate::graph::ir;
+use crate::graph::lower;
 use crate::graph::ops::Mode;
 use crate::graph::params;
 use crate::graph::plan::Plan;
@@ -23,10 +24,11 @@ impl Program {
     ///
     /// # Errors
     /// Malformed or Unsupported, naming the node.
-    pub fn compile(file: &OnnxFile) -> Result<Program> {
+    pub fn compile(file: OnnxFile) -> Result<Program> {
         let _guard = no_grad();
+        let file = lower(file)?.file;
         let compile = || -> Result<Program> {
-            let mut ir = ir::read(file)?;
+            let mut ir = ir::read(&file)?;
             refuse_unsupported(&ir.unsupported)?;
             params::assign(&mut ir)?;
             let inputs = ir.inputs.iter().map(|&id| ir.values[id].name.clone()).collect();

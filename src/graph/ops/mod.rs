@@ -21,6 +21,7 @@ pub mod concat;
 pub mod constant;
 pub mod control;
 pub mod conv;
+pub mod derivative;
 pub mod dropout;
 pub mod gather;
 pub mod grid;
@@ -226,6 +227,7 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
         constant::OPS,
         control::OPS,
         conv::OPS,
+        derivative::OPS,
         dropout::OPS,
         gather::OPS,
         grid::OPS,

@@ -130,6 +130,14 @@ impl<'a> Node<'a> {
         Ok(self.text(name)?.unwrap_or_else(|| default.to_string()))
     }
 
+    /// A list of texts.
+    pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>> {
+        let Some(attribute) = self.attribute(name, AttributeType::STRINGS)? else { return Ok(None) };
+        let texts = attribute.strings.iter().map(|text| String::from_utf8(text.clone()));
+        let texts = texts.collect::<std::result::Result<_, _>>();
+        texts.map(Some).map_err(|_| Error::malformed(format!("attribute '{name}' is not valid UTF-8")))
+    }
+
     /// A tensor attribute.
     pub fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>> {
         Ok(self.attribute(name, AttributeType::TENSOR)?.and_then(|a| a.t.as_ref()))

@@ -1,0 +1,54 @@
+//! Rewrites of a file before it is compiled, for what ONNX defines by other operators: calls of the model's own functions, and
+//! sequences and optional values whose content is known.
+//!
+//! A rewrite keeps the names of values, so that errors and reports speak of what is in the file, and gives standard ONNX: what is
+//! exported later is the rewritten graph.
+
+mod functions;
+mod known;
+mod sequences;
+
+use std::collections::BTreeMap;
+
+use crate::error::{Place, Result};
+use crate::graph::ir::count_operators;
+use crate::onnx::OnnxFile;
+
+/// A file whose graph has been rewritten.
+pub struct Lowered {
+    pub(crate) file: OnnxFile,
+    /// Operator counts as the file had them.
+    pub(crate) operators: BTreeMap<String, usize>,
+    /// What was rewritten, in words.
+    pub(crate) repairs: Vec<String>,
+}
+
+impl Lowered {
+    /// SHA-256 of the file.
+    pub fn sha256(&self) -> &str {
+        &self.file.sha256
+    }
+}
+
+/// Rewrites what is defined by other operators.
+///
+/// # Errors
+/// Malformed, for functions that call themselves, do not fit their calls, or grow beyond all measure; Unsupported, for functions
+/// written for another opset than the model's.
+pub fn lower(mut file: OnnxFile) -> Result<Lowered> {
+    let mut operators = BTreeMap::new();
+    if let Some(graph) = file.model.graph.as_ref() {
+        count_operators(graph, &mut operators);
+    }
+    let mut repairs = Vec::new();
+    let place = file.path.display().to_string();
+    let calls = functions::inline(&mut file.model).at(|| place)?;
+    if calls > 0 {
+        repairs.push(format!("{calls} calls of the model's own functions were replaced by the functions' nodes"));
+    }
+    let resolved = sequences::resolve(&mut file);
+    if resolved > 0 {
+        repairs.push(format!("{resolved} operations on sequences and optional values were resolved, their content being known"));
+    }
+    Ok(Lowered { file, operators, repairs })
+}
