@@ -98,8 +98,8 @@ impl Scene {
         let model = self.import();
         assert_eq!(model.fixed_batch(), None);
         assert_eq!(model.report().repairs.len(), 1, "{:?}", model.report().repairs);
-        let mut baked = Witness::open(&self.folder.path().join("baked.onnx")).unwrap();
-        let mut freed = Witness::open(&self.save("freed.onnx", &model.to_onnx().unwrap())).unwrap();
+        let mut baked = Witness::open(&self.folder.path().join("baked.onnx"), model.report()).unwrap();
+        let mut freed = Witness::open(&self.save("freed.onnx", &model.to_onnx().unwrap()), model.report()).unwrap();
         for count in [1, 2, 5, 12] {
             let images = floats(&[count, CHANNELS, SIDE, SIDE]);
             let expected = baked.run(&images).unwrap();
@@ -148,6 +148,18 @@ fn a_class_token_that_is_expanded_first_is_repeated() {
 }
 
 #[test]
+fn a_slice_that_ends_with_the_exported_batch_is_freed() {
+    for batch in [1, 2] {
+        // The upper half of each image, as JAX's exporter writes it: from zero to the end in every dimension.
+        let starts = integers("starts", &[0, 0, 0], &[3]);
+        let ends = integers("ends", &[batch, CHANNELS, SIDE / 2], &[3]);
+        let axes = integers("axes", &[0, 1, 2], &[3]);
+        let nodes = vec![node("Slice", &["images", "starts", "ends", "axes"], "half"), node("Flatten", &["half"], "features")];
+        Scene::new(classifier(batch, nodes, vec![starts, ends, axes], PIXELS / 2)).runs_on_any_batch();
+    }
+}
+
+#[test]
 fn a_strided_view_of_the_exported_batch_reads_every_image() {
     for batch in [1, 2] {
         // Every second pixel of each image, backwards: what `as_strided` becomes.
@@ -169,7 +181,7 @@ fn a_graph_that_mixes_its_images_keeps_its_batch_and_is_not_trained() {
     let model = scene.import();
     assert_eq!(model.fixed_batch(), Some(2));
     let images = floats(&[4, CHANNELS, SIDE, SIDE]);
-    let mut baked = Witness::open(&scene.folder.path().join("baked.onnx")).unwrap();
+    let mut baked = Witness::open(&scene.folder.path().join("baked.onnx"), model.report()).unwrap();
     assert!(worst_difference(&model.output(&images).unwrap(), &baked.run(&images).unwrap()) < 1e-5);
     let error = model.forward(&images, Mode::Train).unwrap_err();
     assert!(error.to_string().contains("fixes its batch size at 2"), "{error}");

@@ -121,7 +121,7 @@ impl Check {
 pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
     let started = Instant::now();
     let file = graph::lower(onnx::read(path, limits)?)?;
-    let survey = import::survey(&file).at(|| path.display().to_string())?;
+    let survey = import::survey(&file, options).at(|| path.display().to_string())?;
     if !survey.unsupported.is_empty() {
         return Ok(refused(path, file.sha256(), survey));
     }
@@ -133,7 +133,7 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     // ONNX Runtime is opened by files only that have proved to run: its own faults can end the process.
     let one = parity::random_images(&[1, c, h, w])?.f_to_device(device)?;
     let _ = model.output(&one).at(|| path.display().to_string())?;
-    let mut witness = Witness::open(path)?;
+    let mut witness = Witness::open(path, model.report())?;
     let mut batches = BTreeMap::new();
     let mut parity: Option<Parity> = None;
     for batch in BATCHES {
@@ -170,7 +170,7 @@ pub fn compare_on(path: &Path, model: &Model, images: &Tensor) -> Result<Parity>
     let compared = || -> Result<Parity> {
         // ONNX Runtime is opened by files only that have proved to run.
         let _ = model.output(&images.f_to_device(model.device())?)?;
-        let parity = parity::compare(model, &mut Witness::open(path)?, images)?;
+        let parity = parity::compare(model, &mut Witness::open(path, model.report())?, images)?;
         if parity.holds() {
             return Ok(parity);
         }

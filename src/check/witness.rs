@@ -7,8 +7,12 @@ use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Tensor as Value, TensorElementType};
+use protobuf::Message;
 
 use crate::error::{Error, Place, Result};
+use crate::graph::{ImportReport, Layout};
+use crate::onnx::proto::ValueInfoProto;
+use crate::onnx::{self, Limits};
 use crate::tensor::{Kind, Tensor, to_f32s, to_f64s};
 
 /// A model as ONNX Runtime sees it.
@@ -18,26 +22,33 @@ pub struct Witness {
     batch: Option<i64>,
     /// What the input takes.
     element: TensorElementType,
+    layout: Layout,
+    /// The value that holds the scores, an output of the session.
+    scores: String,
 }
 
 impl Witness {
-    /// Opens a file with ONNX Runtime on the CPU.
+    /// Opens a file with ONNX Runtime on the CPU. Where the import found the scores inside the graph, they are made its output.
     ///
     /// # Errors
     /// Usage, when ONNX Runtime itself is missing; Unsupported, when it refuses a file that this crate accepted.
-    pub fn open(path: &Path) -> Result<Witness> {
+    pub fn open(path: &Path, import: &ImportReport) -> Result<Witness> {
         let refused = |e: &dyn std::fmt::Display| incomparable(&format!("ONNX Runtime refuses the file: {e}")).at(path.display());
         let builder = Session::builder(environment()?).map_err(|e| refused(&e))?;
         // Higher levels compute something else than the file says: products with quantised weights in fewer bits.
         let mut builder = builder.with_optimization_level(GraphOptimizationLevel::Level1).map_err(|e| refused(&e))?;
-        let session = builder.commit_from_file(path).map_err(|e| refused(&e))?;
+        let session = if import.scores_inside {
+            builder.commit_from_memory(&ending_with(path, &import.scores)?).map_err(|e| refused(&e))?
+        } else {
+            builder.commit_from_file(path).map_err(|e| refused(&e))?
+        };
         let input = session.inputs().first().map(|input| input.dtype());
         let batch = input.and_then(|i| i.tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);
         let element = input.and_then(|i| i.tensor_type()).unwrap_or(TensorElementType::Float32);
-        Ok(Witness { session, batch, element })
+        Ok(Witness { session, batch, element, layout: import.layout, scores: import.scores.clone() })
     }
 
-    /// The file's first output for images `[N, C, H, W]`, run in pieces where the file fixes its batch size.
+    /// The scores for images `[N, C, H, W]`, run in pieces where the file fixes its batch size.
     pub fn run(&mut self, images: &Tensor) -> Result<Tensor> {
         let count = images.size().first().copied().unwrap_or(0);
         let piece = self.batch.unwrap_or(count).max(1);
@@ -63,6 +74,7 @@ impl Witness {
     fn run_once(&mut self, images: &Tensor) -> Result<Tensor> {
         let failed = |e: ort::Error| incomparable(&format!("ONNX Runtime fails on the model: {e}"));
         let name = self.session.inputs().first().map(|i| i.name().to_string()).unwrap_or_default();
+        let images = &self.layout.arrange(images)?.f_contiguous()?;
         let shape = images.size();
         let input = match self.element {
             TensorElementType::Float32 => Value::from_array((shape, to_f32s(images)?)).map_err(failed)?.into_dyn(),
@@ -78,7 +90,7 @@ impl Witness {
             other => return Err(incomparable(&format!("the input takes {other}, which no image is"))),
         };
         let outputs = self.session.run(ort::inputs![name.as_str() => input]).map_err(failed)?;
-        let output = outputs.values().next().ok_or_else(|| incomparable("ONNX Runtime gives no output"))?;
+        let output = outputs.get(&self.scores).ok_or_else(|| incomparable("ONNX Runtime gives no output"))?;
         let element = output.dtype().tensor_type();
         let (shape, values): (Vec<i64>, Tensor) = match element {
             Some(TensorElementType::Float64) => {
@@ -100,6 +112,17 @@ impl Witness {
         };
         Ok(values.f_to_kind(Kind::Double)?.f_view(shape.as_slice())?)
     }
+}
+
+/// The file with the value `scores` as its only output.
+fn ending_with(path: &Path, scores: &str) -> Result<Vec<u8>> {
+    let mut file = onnx::read(path, &Limits::default())?;
+    if let Some(graph) = file.model.graph.as_mut() {
+        let declared = graph.value_info.iter().find(|info| info.name == scores).cloned();
+        graph.output = vec![declared.unwrap_or_else(|| ValueInfoProto { name: scores.to_string(), ..Default::default() })];
+    }
+    file.embed_external_data()?;
+    file.model.write_to_bytes().map_err(Error::unexpected)
 }
 
 /// There is nothing to compare with, which is no disagreement.

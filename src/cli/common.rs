@@ -103,7 +103,7 @@ pub fn import_options(adapter: &Adapter) -> ImportOptions {
         Output::Probabilities => Some(Head::Probabilities),
         Output::LogProbabilities => Some(Head::LogProbabilities),
     };
-    ImportOptions { image: adapter.input.image_shape(), head }
+    ImportOptions { image: adapter.input.image_shape(), layout: adapter.input.layout, scores: adapter.scores.clone(), head }
 }
 
 /// How images have to look for a model: size, channels and class names.
@@ -113,7 +113,7 @@ pub struct Expected {
     pub size: Option<(usize, usize)>,
     /// 1 or 3.
     pub channels: usize,
-    /// Class names in the order of the model's outputs; `None` takes the folders' names in order.
+    /// Class names in the order of the model's outputs, as the adapter or the file says; `None` takes the folders' names in order.
     pub classes: Option<Vec<String>>,
     /// Whether images of another size are resized.
     pub resize: bool,
@@ -124,7 +124,10 @@ pub fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Expected {
     let [c, h, w] = model.image_shape();
     let number = |d: Option<i64>| d.and_then(|d| usize::try_from(d).ok());
     let size = number(h).zip(number(w));
-    Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes: adapter.classes.clone(), resize }
+    // Labels that only count the classes name no folder.
+    let labels = Some(&model.report().labels).filter(|l| l.iter().zip(0..).any(|(label, index)| *label != index.to_string()));
+    let classes = adapter.classes.as_ref().or(labels).cloned();
+    Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes, resize }
 }
 
 /// Reads a folder of images with progress, says what was wrong with which image, and keeps decoded images beside `cache` if given.

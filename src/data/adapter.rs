@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::graph::Layout;
 use crate::yaml;
 
 /// The largest image side that can be asked for, in pixels.
@@ -30,7 +31,9 @@ pub struct Adapter {
     pub input: Input,
     /// The classes' names in the order of the model's outputs; without it, the image folder's own order is taken.
     pub classes: Option<Vec<String>>,
-    /// What the model's outputs are.
+    /// The name of the value in the graph that holds the scores of the classes; without it, the first output that can hold them.
+    pub scores: Option<String>,
+    /// What the scores are.
     pub output: Output,
 }
 
@@ -44,8 +47,8 @@ pub struct Input {
     pub height: Option<usize>,
     /// Image width in pixels, at least 1; without it, what the model file says.
     pub width: Option<usize>,
-    /// The order of the input's dimensions.
-    pub layout: Layout,
+    /// The order in which the file takes an image's numbers; without it, what the file's declared dimensions tell.
+    pub layout: Option<Layout>,
     /// What a stored byte is multiplied with; above 0. The default, 1/255, gives numbers from 0 to 1.
     pub scale: f32,
     /// Subtracted after scaling: one number for all channels, or one a channel. Default 0.
@@ -56,32 +59,15 @@ pub struct Input {
 
 impl Default for Input {
     fn default() -> Self {
-        Input {
-            channels: None,
-            height: None,
-            width: None,
-            layout: Layout::default(),
-            scale: 1.0 / 255.0,
-            mean: vec![0.0],
-            std: vec![1.0],
-        }
+        Input { channels: None, height: None, width: None, layout: None, scale: 1.0 / 255.0, mean: vec![0.0], std: vec![1.0] }
     }
-}
-
-/// The order of an image batch's dimensions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    /// `[N, C, H, W]`: batch, channels, height, width.
-    #[default]
-    Nchw,
 }
 
 /// What a classifier's outputs are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
-    /// Seen from the graph: a trailing Softmax or LogSoftmax tells, anything else means logits.
+    /// Seen from the graph: a Softmax or LogSoftmax at the end, or numbers that such a function gives; anything else means logits.
     #[default]
     Auto,
     /// Unnormalised scores, any real number.
@@ -270,7 +256,7 @@ mod tests {
         for (text, line, word) in [
             ("input:\n  means: [0]\n", "a.yaml:2:", "means"),
             ("output: softmax\n", "a.yaml:1:", "softmax"),
-            ("input:\n  layout: nhwc\n", "a.yaml:2:", "nhwc"),
+            ("input:\n  layout: nwhc\n", "a.yaml:2:", "nwhc"),
             ("input:\n  height: -3\n", "a.yaml:2:", "-3"),
             ("input: [\n", "a.yaml:", ""),
         ] {

@@ -31,7 +31,7 @@ impl Body {
     pub(crate) fn compile(file: &OnnxFile, attribute: &AttributeProto, first: usize) -> Result<(Body, Vec<Tensor>)> {
         let graph = &attribute.g;
         let names: Vec<String> = free_names(graph).into_iter().map(String::from).collect();
-        let mut ir = ir::read_graph(file, graph, &names).at(|| format!("subgraph '{}'", attribute.name))?;
+        let mut ir = ir::read_graph(file, graph, &names, None).at(|| format!("subgraph '{}'", attribute.name))?;
         if let Some(node) = ir.unsupported.first() {
             return Err(Error::unsupported(&node.reason));
         }

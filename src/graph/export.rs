@@ -75,6 +75,11 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
                 graph.initializer.push(onnx::to_proto(&name, &Tensor::f_from_slice(shape)?)?);
                 set_input(node_at(graph, *place)?, 1, &name)?;
             }
+            Patch::Slice { place, ends } => {
+                let name = format!("batch_free_ends.{number}");
+                graph.initializer.push(onnx::to_proto(&name, &Tensor::f_from_slice(ends)?)?);
+                set_input(node_at(graph, *place)?, 2, &name)?;
+            }
             Patch::Repeat { place, position, like, axis, rank } => {
                 let node = node_at(graph, *place)?;
                 let source = node.input.get(*position).cloned().unwrap_or_default();

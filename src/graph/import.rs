@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Lowered;
 use crate::graph::export;
 use crate::graph::input::Input;
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
@@ -13,7 +12,8 @@ use crate::graph::ops::with_at_most;
 use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
-use crate::graph::plan::{LOGITS, Plan};
+use crate::graph::plan::{LOGITS, OUTPUT, Plan};
+use crate::graph::{Layout, Lowered, Mode};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
 
@@ -22,7 +22,11 @@ use crate::tensor::{Kind, Tensor, is_float, no_grad};
 pub struct ImportOptions {
     /// `[C, H, W]` of the images, where the file leaves these dimensions open.
     pub image: Option<[i64; 3]>,
-    /// What the first output holds, where somebody said so.
+    /// The order in which the file takes an image's numbers, where somebody said so.
+    pub layout: Option<Layout>,
+    /// The name of the value that holds the scores, where it is not the file's output.
+    pub scores: Option<String>,
+    /// What the scores are, where somebody said so.
     pub head: Option<Head>,
 }
 
@@ -33,7 +37,15 @@ pub struct ImportReport {
     pub opset: i64,
     /// Operator counts, as in the file.
     pub operators: BTreeMap<String, usize>,
-    /// What the first output holds.
+    /// The order in which the file takes an image's numbers.
+    pub layout: Layout,
+    /// The name of the value that holds the scores of the classes.
+    pub scores: String,
+    /// Whether that value is inside the graph, not one of its outputs.
+    pub scores_inside: bool,
+    /// The classes' names, where the graph has them.
+    pub labels: Vec<String>,
+    /// What the scores are.
     pub head: Head,
     /// Trainable parameters.
     pub trainable: Vec<TensorInfo>,
@@ -43,7 +55,7 @@ pub struct ImportReport {
     pub frozen: Vec<TensorInfo>,
     /// What was changed so that the model can be trained, in words.
     pub repairs: Vec<String>,
-    /// Outputs beside the first, which are not used.
+    /// Outputs that are not used.
     pub unused_outputs: Vec<String>,
 }
 
@@ -101,8 +113,9 @@ pub struct Survey {
 ///
 /// # Errors
 /// Malformed, naming the node.
-pub fn survey(lowered: &Lowered) -> Result<Survey> {
-    let ir = ir::read(&lowered.file)?;
+pub fn survey(lowered: &Lowered, options: &ImportOptions) -> Result<Survey> {
+    let scores = head::choose(ir::main_graph(&lowered.file)?, options.scores.as_deref())?;
+    let ir = ir::read_towards(&lowered.file, &scores.value)?;
     let operators = lowered.operators.clone();
     Ok(Survey { opset: opset(&lowered.file.model), operators, unsupported: ir.unsupported })
 }
@@ -116,7 +129,8 @@ fn opset(model: &ModelProto) -> i64 {
 pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Shared, Vec<Tensor>)> {
     let Lowered { file, operators, mut repairs } = lowered;
     let _guard = no_grad();
-    let mut ir = ir::read(&file)?;
+    let scores = head::choose(ir::main_graph(&file)?, options.scores.as_deref())?;
+    let mut ir = ir::read_towards(&file, &scores.value)?;
     refuse_unsupported(&ir.unsupported)?;
     if let Some(weight) = ir.hidden_weights.first() {
         return Err(Error::unsupported(format!("the weight '{weight}' stands in a subgraph, where it could not be trained")));
@@ -130,19 +144,28 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     }
     let matrices = weight_matrices(&ir);
     let (logits, head) = head::find(&ir, &file.model);
-    head::agree(head, options.head)?;
     let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
     let input = Input::of(&ir, &file.model, options)?;
     input.admit(file.image_numbers())?;
+    input.arrange(&mut ir)?;
+    let mut notes: Vec<String> = scores.note.into_iter().collect();
+    if input.layout != Layout::Nchw {
+        notes.push(format!("the file takes images as {}; they are arranged so before the graph", input.layout));
+    }
+    repairs.splice(0..0, notes);
     let report = ImportReport {
         opset: opset(&file.model),
         operators,
+        layout: input.layout,
+        scores: scores.value.clone(),
+        scores_inside: !file.model.graph.output.iter().any(|output| output.name == scores.value),
+        labels: scores.labels,
         head,
         trainable: describe(&infos, &stored, |i| i.trainable),
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
         repairs,
-        unused_outputs: ir.outputs[1..].iter().map(|&o| ir.values[o].name.clone()).collect(),
+        unused_outputs: unused_outputs(&file.model, &scores.value),
     };
     let plan = Plan::compile(ir, &indices, &[logits, output])?;
     let sha256 = file.identity()?;
@@ -172,8 +195,14 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         sha256,
     };
     shared.classes = classes(&shared, &stored, &input)?;
+    find_softmax_by_its_numbers(&mut shared, &stored, &input)?;
+    head::agree(shared.report.head, options.head)?;
     free_batch_size(&mut shared, &mut stored, &input)?;
     Ok((shared, stored))
+}
+
+fn unused_outputs(model: &ModelProto, scores: &str) -> Vec<String> {
+    model.graph.output.iter().map(|output| &output.name).filter(|name| name.as_str() != scores).cloned().collect()
 }
 
 pub(crate) fn refuse_unsupported(unsupported: &[Unsupported]) -> Result<()> {
@@ -295,6 +324,23 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input)
     Ok(())
 }
 
+/// Scores that are probabilities without a Softmax node at the end get their logarithm as logits, of which they are the softmax.
+fn find_softmax_by_its_numbers(shared: &mut Shared, stored: &[Tensor], input: &Input) -> Result<()> {
+    let (Head::Logits, Some(image)) = (shared.report.head, input.known_image()) else { return Ok(()) };
+    let images = batch_size::random_images(&image, input.batch.unwrap_or(2), input.kind)?;
+    let scores = shared.plan.run(stored, &images, Mode::Eval, OUTPUT)?;
+    let tolerance = if matches!(scores.kind(), Kind::Half | Kind::BFloat16) { 1e-2 } else { 1e-4 };
+    shared.report.head = head::of_numbers(&scores, tolerance)?;
+    if shared.report.head == Head::Probabilities {
+        shared.plan.take_logarithm()?;
+    }
+    if shared.report.head != Head::Logits {
+        let text = format!("the scores are {} by their numbers, without a Softmax node at the end", shared.report.head);
+        shared.report.repairs.push(text);
+    }
+    Ok(())
+}
+
 /// What the intermediate results of a graph may take when it is first run, whatever its images: a file of a few bytes can ask for any
 /// amount.
 const BYTES_OF_ANY_GRAPH: usize = 1 << 26;
@@ -307,7 +353,8 @@ const BYTES_A_STORED_BYTE: usize = 8;
 
 /// K, from one batch of black images where the size of images is known: a file can declare what it does not give.
 fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
-    let declared = match shared.skeleton.graph.output.first().map(static_dims).unwrap_or_default().as_slice() {
+    let output = shared.skeleton.graph.output.iter().find(|output| output.name == shared.report.scores);
+    let declared = match output.map(static_dims).unwrap_or_default().as_slice() {
         [_, Some(classes)] => Some(*classes),
         _ => None,
     };
@@ -324,7 +371,7 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
     let budget = budget.saturating_add(kept.saturating_mul(BYTES_A_STORED_BYTE));
     // Activations take four bytes a number.
     let elements = i64::try_from(budget / 4).unwrap_or(i64::MAX).min(1 << 31);
-    let run = || shared.plan.run_within(stored, &images, crate::graph::Mode::Eval, LOGITS, budget);
+    let run = || shared.plan.run_within(stored, &images, Mode::Eval, LOGITS, budget);
     let logits = with_at_most(elements, run);
     // Memory that is not there for the first images of a file is more than it may ask for.
     let logits = logits.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;

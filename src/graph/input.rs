@@ -1,16 +1,19 @@
 //! What a file says about the images that it takes.
 
 use crate::error::{Error, Result};
+use crate::graph::Layout;
 use crate::graph::import::ImportOptions;
-use crate::graph::ir::Ir;
+use crate::graph::ir::{Ir, IrNode, Value};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataType};
 use crate::tensor::Kind;
 
 /// What the file says about its image input.
 pub(super) struct Input {
     pub kind: Kind,
+    pub layout: Layout,
     /// `None` where the batch dimension is symbolic or absent.
     pub batch: Option<i64>,
+    /// `[C, H, W]`, whatever the layout.
     pub image: [Option<i64>; 3],
 }
 
@@ -25,16 +28,41 @@ impl Input {
         let name = names.first().copied();
         let info = graph.and_then(|g| g.input.iter().find(|i| Some(i.name.as_str()) == name));
         let kind = info.map_or(Ok(Kind::Float), input_kind)?;
-        let declared = info.map_or(Ok(None), declared_dims)?;
-        if let Some(dims) = &declared
-            && dims.len() != 4
-        {
-            return Err(Error::unsupported(format!("the input has {} dimensions where images have 4 [N, C, H, W]", dims.len())));
-        }
-        let dims = declared.unwrap_or_default();
+        let dims = info.map_or(Ok(None), declared_dims)?;
+        let layout = layout(dims.as_deref(), options)?;
         let given = |axis: usize| options.image.map(|image| image[axis]);
-        let image = [0, 1, 2].map(|axis| dims.get(axis + 1).copied().flatten().or(given(axis)));
-        Ok(Input { kind, batch: dims.first().copied().flatten(), image })
+        let dims = dims.unwrap_or_default();
+        let axes: [Option<usize>; 3] = match layout {
+            Layout::Nchw => [Some(1), Some(2), Some(3)],
+            Layout::Nhwc => [Some(3), Some(1), Some(2)],
+            Layout::FlatNchw | Layout::FlatNhwc => [None; 3],
+        };
+        let declared = |axis: Option<usize>| axis.and_then(|axis| dims.get(axis).copied().flatten());
+        let image = [0, 1, 2].map(|axis| declared(axes[axis]).or(given(axis)));
+        if let (Layout::FlatNchw | Layout::FlatNhwc, [Some(c), Some(h), Some(w)], Some(Some(length))) =
+            (layout, image, dims.get(1))
+        {
+            let numbers = c.checked_mul(h).and_then(|n| n.checked_mul(w));
+            if numbers != Some(*length) {
+                let reason = format!("the input takes rows of {length} numbers, which are no images of {c}x{h}x{w}");
+                return Err(
+                    Error::unsupported(reason).help("give input.channels, input.height and input.width in an adapter file")
+                );
+            }
+        }
+        Ok(Input { kind, layout, batch: dims.first().copied().flatten(), image })
+    }
+
+    /// Puts the arrangement of images before the graph, which is given `[N, C, H, W]` from then on.
+    pub fn arrange(&self, ir: &mut Ir) -> Result<()> {
+        let Some(input) = ir.inputs.first_mut().filter(|_| self.layout != Layout::Nchw) else { return Ok(()) };
+        let taken = std::mem::replace(input, ir.values.len());
+        ir.values.push(Value { name: "images [N, C, H, W]".to_string(), constant: None });
+        let (op, kernel) = self.layout.node()?;
+        let label = format!("the images as {}", self.layout);
+        let node = IrNode { place: usize::MAX, label, op, kernel, inputs: vec![Some(*input)], outputs: vec![Some(taken)] };
+        ir.nodes.insert(0, node);
+        Ok(())
     }
 
     /// Refuses images that no classifier takes, before any is made to try the graph on.
@@ -54,6 +82,37 @@ impl Input {
         match self.image {
             [Some(c), Some(h), Some(w)] => Some([c, h, w]),
             _ => None,
+        }
+    }
+}
+
+/// Whether a dimension can be that of channels: images are grey or in colour.
+fn is_channels(dim: Option<i64>) -> bool {
+    matches!(dim, Some(1 | 3))
+}
+
+/// The layout that was asked for, or the one that the declared dimensions tell.
+fn layout(dims: Option<&[Option<i64>]>, options: &ImportOptions) -> Result<Layout> {
+    let rank = match options.layout {
+        None | Some(Layout::Nchw | Layout::Nhwc) => 4,
+        Some(Layout::FlatNchw | Layout::FlatNhwc) => 2,
+    };
+    match (dims, options.layout) {
+        (None, said) => Ok(said.unwrap_or_default()),
+        (Some(dims), Some(said)) if dims.len() == rank => Ok(said),
+        (Some(&[_, c, _, last]), None) if is_channels(last) && !is_channels(c) => Ok(Layout::Nhwc),
+        (Some(&[_, _, _, _]), None) => Ok(Layout::Nchw),
+        // A grey image is the same row in both orders.
+        (Some(&[_, _]), None) if options.image.is_some_and(|[c, _, _]| c == 1) => Ok(Layout::FlatNchw),
+        (Some(&[_, _]), None) => {
+            let error = Error::unsupported("the input takes rows of numbers, and the file does not say how an image becomes one");
+            Err(error.help("give input.layout (flat_nchw or flat_nhwc), channels, height and width in an adapter file"))
+        }
+        (Some(dims), Some(said)) => {
+            Err(Error::unsupported(format!("the input has {} dimensions where the adapter says {said}", dims.len())))
+        }
+        (Some(dims), None) => {
+            Err(Error::unsupported(format!("the input has {} dimensions where images have 4 [N, C, H, W]", dims.len())))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! ONNX's graph as numbered values and ordered nodes, before anything is decided about parameters.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -79,12 +79,27 @@ pub struct Unsupported {
 /// Malformed when the graph is not one (missing or twice-produced values, cycles, wrong arity or attribute types). Unsupported operators are
 /// collected, not raised, so that one look lists all of them.
 pub(crate) fn read(file: &OnnxFile) -> Result<Ir> {
-    let graph = file.model.graph.as_ref().ok_or_else(|| Error::malformed("the model has no graph"))?;
-    read_graph(file, graph, &[])
+    read_graph(file, main_graph(file)?, &[], None)
+}
+
+/// As [`read`], as far as the value of this name needs it, which is the only output.
+pub(crate) fn read_towards(file: &OnnxFile, value: &str) -> Result<Ir> {
+    let mut ir = read_graph(file, main_graph(file)?, &[], Some(value))?;
+    if ir.inputs.len() > 1 {
+        let read: HashSet<ValueId> = ir.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).collect();
+        ir.inputs.retain(|input| read.contains(input));
+    }
+    Ok(ir)
+}
+
+/// The model's graph.
+pub(crate) fn main_graph(file: &OnnxFile) -> Result<&GraphProto> {
+    file.model.graph.as_ref().ok_or_else(|| Error::malformed("the model has no graph"))
 }
 
 /// Reads a graph of a file, its main one or a subgraph; `captured` names what it reads from outside, which become further inputs.
-pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String]) -> Result<Ir> {
+/// With `only`, what that value does not need is left out.
+pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String], only: Option<&str>) -> Result<Ir> {
     let types = declared_types(graph);
     let mut reader = Reader {
         file,
@@ -100,20 +115,24 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
     }
     reader.register_values()?;
     let order = topological_order(graph, &reader.ids)?;
+    let needed = only.map(|name| needed_places(graph, &order, name));
     let mut nodes = Vec::with_capacity(order.len());
     for place in order {
+        if needed.as_ref().is_some_and(|needed| !needed.contains(&place)) {
+            continue;
+        }
         if let Some(node) = reader.node(place)? {
             nodes.push(node);
         }
     }
     reader.track_differentiated(&mut nodes)?;
-    let initializers: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let own = graph.input.iter().map(|input| &input.name).filter(|name| !initializers.contains(name.as_str()));
     let inputs = own.chain(captured).map(|name| reader.ids[name]).collect();
     let mut outputs = Vec::new();
-    for output in &graph.output {
-        let id = reader.ids.get(&output.name).copied();
-        outputs.push(id.ok_or_else(|| Error::malformed(format!("graph output '{}' is produced by nothing", output.name)))?);
+    for name in only.map_or_else(|| graph.output.iter().map(|output| output.name.as_str()).collect(), |name| vec![name]) {
+        let id = reader.ids.get(name).copied();
+        outputs.push(id.ok_or_else(|| Error::malformed(format!("graph output '{name}' is produced by nothing")))?);
     }
     if outputs.is_empty() {
         return Err(Error::malformed("the graph has no outputs"));
@@ -359,6 +378,19 @@ fn topological_order(graph: &GraphProto, ids: &HashMap<String, ValueId>) -> Resu
         None => Ok(order),
         Some(place) => Err(Error::malformed("is part of a cycle: it needs its own result").at(label(place, &graph.node[place]))),
     }
+}
+
+/// Places of the nodes that a value needs.
+fn needed_places(graph: &GraphProto, order: &[usize], value: &str) -> HashSet<usize> {
+    let (mut values, mut places) = (HashSet::from([value]), HashSet::new());
+    for &place in order.iter().rev() {
+        let node = &graph.node[place];
+        if node.output.iter().any(|output| values.contains(output.as_str())) {
+            places.insert(place);
+            values.extend(body::read_names(node));
+        }
+    }
+    places
 }
 
 /// Runs a kernel. What libtorch refuses was given shapes or types that do not fit: that is the file's fault, unless memory ran out.

@@ -5,6 +5,7 @@ mod export;
 pub mod import;
 mod input;
 mod ir;
+mod layout;
 mod lower;
 pub mod model;
 mod nodes;
@@ -16,6 +17,7 @@ mod program;
 
 pub use import::{ImportOptions, ImportReport, TensorInfo};
 pub use ir::Unsupported;
+pub use layout::Layout;
 pub use lower::{Lowered, lower};
 pub use model::{Model, Param, Parametrization, State};
 pub use ops::Mode;

@@ -202,7 +202,7 @@ impl Facts {
         if self.preprocessing[id] {
             return Role::Frozen("preprocessing: arithmetic on the image before the first weight");
         }
-        Role::Frozen("not in a weight position")
+        Role::Frozen(if constant.tensor.numel() == 1 { "a single number" } else { "not in a weight position" })
     }
 }
 

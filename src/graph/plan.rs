@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Place, Result};
 use crate::graph::ir::{Ir, IrNode, ValueId, run_kernel};
-use crate::graph::ops::{Call, Kernel, Mode};
+use crate::graph::ops::{Call, Kernel, Mode, one};
 use crate::tensor::Tensor;
 
 /// Where a step finds one of its inputs.
@@ -87,7 +87,29 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Makes the logarithm of a classifier's [`OUTPUT`] its [`LOGITS`].
+    pub fn take_logarithm(&mut self) -> Result<()> {
+        // The smallest probability that still has a logarithm and a gradient in half precision as well.
+        let kernel = one(|call| Ok(call.input(0)?.f_clamp_min(1e-7)?.f_log()?))?;
+        let source = self.results.get(OUTPUT).copied();
+        self.steps.push(Step {
+            kernel,
+            label: "the logarithm of the scores".to_string(),
+            operator: "(logarithm)",
+            place: usize::MAX,
+            inputs: vec![source],
+            outputs: vec![Some(self.slots)],
+            last_uses: Vec::new(),
+        });
+        self.results[LOGITS] = Source::Slot(self.slots);
+        self.slots += 1;
+        self.first_steps = self.steps.len();
+        self.find_last_uses();
+        Ok(())
+    }
+
     fn find_last_uses(&mut self) {
+        self.steps.iter_mut().for_each(|step| step.last_uses.clear());
         let mut seen = vec![false; self.slots];
         for kept in &self.results {
             if let Source::Slot(slot) = kept {

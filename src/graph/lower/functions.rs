@@ -104,7 +104,9 @@ impl Inliner {
             let (inputs, outputs) = (function.input.len(), function.output.len());
             return Err(Error::malformed(format!("gives more than the {inputs} inputs or {outputs} outputs of the function")));
         }
-        for import in &function.opset_import {
+        // The version of a domain that has nothing but functions says nothing.
+        let concerned = |domain: &str| !self.functions.keys().any(|(own, _, _)| *own == standard(domain));
+        for import in function.opset_import.iter().filter(|import| concerned(&import.domain)) {
             let version = *self.opsets.entry(standard(&import.domain)).or_insert(import.version);
             if version != import.version {
                 let (asked, name) = (import.version, &function.name);

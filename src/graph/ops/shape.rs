@@ -37,8 +37,8 @@ pub const OPS: &[Op] = &[
     Op::new("Unsqueeze", 13, 2, |_| one(|call| unsqueeze(call.input(0)?, &call.ints(1)?))).at_least(2).flow(Flow::Moves),
     Op::new("Transpose", 1, 1, transpose).flow(Flow::Moves),
     Op::new("Expand", 8, 2, |_| one(expand)).at_least(2).weights(&[0]).flow(Flow::Moves),
-    Op::new("Tile", 1, 3, |_| one(tile_one_axis)).at_least(3).flow(Flow::Moves),
-    Op::new("Tile", 6, 2, |_| one(tile)).at_least(2).flow(Flow::Moves),
+    Op::new("Tile", 1, 3, |_| one(tile_one_axis)).at_least(3).weights(&[0]).flow(Flow::Moves),
+    Op::new("Tile", 6, 2, |_| one(tile)).at_least(2).weights(&[0]).flow(Flow::Moves),
     Op::new("Identity", 1, 1, |_| one(|call| Ok(call.input(0)?.shallow_clone()))).flow(Flow::Moves),
     Op::new("DepthToSpace", 1, 1, |node| {
         let (block, depth_first) = blocks(node)?;

@@ -5,17 +5,20 @@
 //! the dimension that holds the batch becomes `-1`; where several could, the likeliest is tried first and a later contradiction
 //! brings the next one. Nothing is believed because shapes fit: the images' outputs must equal those of a run by themselves.
 
+mod probe;
 mod readings;
 mod rewire;
 
 use std::collections::HashMap;
 
+pub(crate) use self::probe::random_images;
+use self::probe::{find, suspicious, trace};
 use self::readings::readings;
 use self::rewire::{PerImage, gather_per_image, repeat_inputs};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::ops::Mode;
 use crate::graph::plan::{OUTPUT, Plan, Source};
-use crate::tensor::{Kind, Tensor, no_grad, rng, to_f64s};
+use crate::tensor::{Kind, Tensor, no_grad, to_f64s, to_i64s};
 
 /// What was found about the batch dimension.
 pub(crate) enum Outcome {
@@ -37,29 +40,12 @@ pub(crate) enum Patch {
     /// The `Gather` at `place` reads `indices` (of shape `shape`) out of each run of `stride` numbers, instead of numbers of the
     /// whole flattened batch.
     GatherPerImage { place: usize, stride: i64, indices: Vec<i64>, shape: Vec<i64> },
+    /// The `Slice` at `place` ends at `ends`, which is at the end of the batch, whatever that is.
+    Slice { place: usize, ends: Vec<i64> },
 }
 
 /// How many times the exported batch the trial has. Odd and unlike usual channel ratios, so that a scaled dimension stands out.
 const RATIO: i64 = 3;
-
-/// Whether a plan has anything in which a batch size could be baked; plans of most convolutional networks have not.
-fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
-    // Any constant can hold a larger one.
-    batch > 1
-        || plan.steps.iter().any(|step| match step.operator {
-            "Reshape" => match step.inputs.get(1) {
-                Some(Some(Source::Stored(index))) => stored
-                    .get(*index)
-                    .and_then(|t| crate::tensor::to_i64s(t).ok())
-                    .is_none_or(|shape| shape.len() < 2 || shape[0] > 0),
-                Some(Some(Source::Slot(_))) => false,
-                _ => true,
-            },
-            "Concat" => step.inputs.iter().any(|i| matches!(i, Some(Source::Stored(_)))),
-            "Expand" | "Resize" | "Upsample" | "Tile" => matches!(step.inputs.last(), Some(Some(Source::Stored(_)))),
-            _ => false,
-        })
-}
 
 /// Finds and repairs baked batch sizes. `image` is `[C, H, W]`, `batch` the size that the file states (1 if it states none).
 pub(crate) fn repair(plan: &mut Plan, stored: &mut Vec<Tensor>, image: &[i64], batch: i64, kind: Kind) -> Result<Outcome> {
@@ -85,49 +71,6 @@ pub(crate) fn repair(plan: &mut Plan, stored: &mut Vec<Tensor>, image: &[i64], b
         Some(patches) => Ok(Outcome::Repaired(patches)),
         None => Ok(Outcome::Fixed(format!("the graph runs on batches of {batch} only"))),
     }
-}
-
-fn random_images(image: &[i64], count: i64, kind: Kind) -> Result<Tensor> {
-    use rand::Rng;
-    let mut shape = vec![count];
-    shape.extend_from_slice(image);
-    let numel: i64 = shape.iter().product();
-    let mut rng = rng(0, "batch-size probe", 0);
-    let values: Vec<f32> = (0..numel).map(|_| rng.random::<f32>()).collect();
-    Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_to_kind(kind)?)
-}
-
-struct Trace {
-    /// Output shapes by slot.
-    shapes: Vec<Vec<i64>>,
-    output: Tensor,
-}
-
-fn trace(plan: &Plan, stored: &[Tensor], images: &Tensor) -> Result<Trace> {
-    let mut slots: Vec<Option<Tensor>> = Vec::new();
-    slots.resize_with(plan.slots, || None);
-    let mut shapes = vec![Vec::new(); plan.slots];
-    slots[0] = Some(images.shallow_clone());
-    shapes[0] = images.size();
-    for step in &plan.steps {
-        let outputs = step.run(stored, &slots, Mode::Eval)?;
-        for (tensor, slot) in outputs.iter().zip(&step.outputs) {
-            if let Some(slot) = *slot {
-                shapes[slot] = tensor.size();
-            }
-        }
-        step.store(outputs, &mut slots);
-    }
-    let output = find(plan.results[OUTPUT], stored, &slots)?;
-    Ok(Trace { shapes, output })
-}
-
-fn find(source: Source, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Tensor> {
-    let tensor = match source {
-        Source::Stored(index) => stored.get(index),
-        Source::Slot(slot) => slots.get(slot).and_then(Option::as_ref),
-    };
-    tensor.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
 }
 
 /// A step at which more than one reading was possible.
@@ -200,7 +143,9 @@ impl Search<'_> {
             }
             None => return false,
         };
-        let outputs = if self.lost_batch(index, slots, &outputs) && self.read_per_image(index, slots).is_some() {
+        let repaired = self.lost_batch(index, slots, &outputs)
+            && (self.read_per_image(index, slots).is_some() || self.slice_whole_batch(index, slots).is_some());
+        let outputs = if repaired {
             match self.plan.steps[index].run(self.stored, slots, Mode::Eval) {
                 Ok(outputs) => outputs,
                 Err(_) => return false,
@@ -316,7 +261,7 @@ impl Search<'_> {
         true
     }
 
-    /// Whether a `Gather` takes the larger batch and gives what it gave for the exported one.
+    /// Whether a `Gather` or `Slice` takes the larger batch and gives what it gave for the exported one.
     fn lost_batch(&self, index: usize, slots: &[Option<Tensor>], outputs: &[Tensor]) -> bool {
         let step = &self.plan.steps[index];
         let (Some(Some(Source::Slot(input))), Some(Some(output))) = (step.inputs.first(), step.outputs.first()) else {
@@ -324,12 +269,12 @@ impl Search<'_> {
         };
         let grown = slots.get(*input).and_then(Option::as_ref).is_some_and(|t| t.size() != self.reference[*input]);
         let same = outputs.first().is_some_and(|t| t.size() == self.reference[*output]);
-        step.operator == "Gather" && grown && same
+        matches!(step.operator, "Gather" | "Slice") && grown && same
     }
 
     /// Lets a `Gather` with constant indices into the flattened batch read each image by itself; `None` if it cannot.
     fn read_per_image(&mut self, index: usize, slots: &[Option<Tensor>]) -> Option<()> {
-        let step = self.plan.steps.get_mut(index)?;
+        let step = self.plan.steps.get_mut(index).filter(|step| step.operator == "Gather")?;
         let (Some(Some(Source::Slot(input))), Some(Some(Source::Stored(indices)))) = (step.inputs.first(), step.inputs.get(1))
         else {
             return None;
@@ -344,6 +289,28 @@ impl Search<'_> {
         gather_per_image(step, found.stride);
         let PerImage { stride, shape, indices } = found;
         self.standing.push(Patch::GatherPerImage { place: step.place, stride, indices, shape });
+        Some(())
+    }
+
+    /// Lets a `Slice` with constant ends, one of which is that of the batch, end where the batch does; `None` if there is none.
+    fn slice_whole_batch(&mut self, index: usize, slots: &[Option<Tensor>]) -> Option<()> {
+        let step = self.plan.steps.get_mut(index).filter(|step| step.operator == "Slice")?;
+        let constant = |position: usize| match step.inputs.get(position) {
+            Some(Some(Source::Stored(stored))) => self.stored.get(*stored).and_then(|tensor| to_i64s(tensor).ok()),
+            _ => None,
+        };
+        let (starts, mut ends) = (constant(1)?, constant(2)?);
+        let Some(Some(Source::Slot(input))) = step.inputs.first() else { return None };
+        let (now, then) = (slots.get(*input)?.as_ref()?.size(), self.reference.get(*input)?);
+        let grown = now.iter().zip(then).position(|(now, then)| now != then)?;
+        let axes = constant(3).unwrap_or_else(|| (0..).take(ends.len()).collect());
+        let rank = i64::try_from(now.len()).ok()?;
+        let entry = axes.iter().position(|&axis| usize::try_from(if axis < 0 { axis + rank } else { axis }) == Ok(grown))?;
+        let end = ends.get_mut(entry).filter(|end| **end == self.batch && starts.get(entry) == Some(&0))?;
+        *end = i64::MAX;
+        self.stored.push(Tensor::f_from_slice(&ends).ok()?);
+        step.inputs[2] = Some(Source::Stored(self.stored.len() - 1));
+        self.standing.push(Patch::Slice { place: step.place, ends });
         Some(())
     }
 

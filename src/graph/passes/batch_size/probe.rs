@@ -1,0 +1,75 @@
+//! A plan is looked at, and run on the batch that it was made for.
+
+use crate::error::{Error, Result};
+use crate::graph::ops::Mode;
+use crate::graph::plan::{OUTPUT, Plan, Source};
+use crate::tensor::{Kind, Tensor, rng, to_i64s};
+
+/// Whether a plan has anything in which a batch size could be baked; plans of most convolutional networks have not.
+pub(super) fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
+    // Any constant can hold a larger one.
+    batch > 1
+        || plan.steps.iter().any(|step| match step.operator {
+            "Reshape" => match step.inputs.get(1) {
+                Some(Some(Source::Stored(index))) => {
+                    stored.get(*index).and_then(|t| to_i64s(t).ok()).is_none_or(|shape| shape.len() < 2 || shape[0] > 0)
+                }
+                Some(Some(Source::Slot(_))) => false,
+                _ => true,
+            },
+            "Slice" => match step.inputs.get(2) {
+                Some(Some(Source::Stored(index))) => {
+                    stored.get(*index).and_then(|t| to_i64s(t).ok()).is_none_or(|ends| ends.contains(&1))
+                }
+                _ => false,
+            },
+            "Concat" => step.inputs.iter().any(|i| matches!(i, Some(Source::Stored(_)))),
+            "Expand" | "Resize" | "Upsample" | "Tile" => matches!(step.inputs.last(), Some(Some(Source::Stored(_)))),
+            _ => false,
+        })
+}
+
+/// `count` images of evenly spread numbers from 0 to 1, always the same.
+pub(crate) fn random_images(image: &[i64], count: i64, kind: Kind) -> Result<Tensor> {
+    use rand::Rng;
+    let mut shape = vec![count];
+    shape.extend_from_slice(image);
+    let numel: i64 = shape.iter().product();
+    let mut rng = rng(0, "batch-size probe", 0);
+    let values: Vec<f32> = (0..numel).map(|_| rng.random::<f32>()).collect();
+    Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_to_kind(kind)?)
+}
+
+/// What a run gave.
+pub(super) struct Trace {
+    /// Output shapes by slot.
+    pub shapes: Vec<Vec<i64>>,
+    pub output: Tensor,
+}
+
+pub(super) fn trace(plan: &Plan, stored: &[Tensor], images: &Tensor) -> Result<Trace> {
+    let mut slots: Vec<Option<Tensor>> = Vec::new();
+    slots.resize_with(plan.slots, || None);
+    let mut shapes = vec![Vec::new(); plan.slots];
+    slots[0] = Some(images.shallow_clone());
+    shapes[0] = images.size();
+    for step in &plan.steps {
+        let outputs = step.run(stored, &slots, Mode::Eval)?;
+        for (tensor, slot) in outputs.iter().zip(&step.outputs) {
+            if let Some(slot) = *slot {
+                shapes[slot] = tensor.size();
+            }
+        }
+        step.store(outputs, &mut slots);
+    }
+    let output = find(plan.results[OUTPUT], stored, &slots)?;
+    Ok(Trace { shapes, output })
+}
+
+pub(super) fn find(source: Source, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Tensor> {
+    let tensor = match source {
+        Source::Stored(index) => stored.get(index),
+        Source::Slot(slot) => slots.get(slot).and_then(Option::as_ref),
+    };
+    tensor.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
+}

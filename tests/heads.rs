@@ -1,0 +1,206 @@
+//! How images go in and how scores come out, in the ways that exporters choose; ONNX Runtime is the judge.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::Path;
+
+use cmira::graph::{Mode, Model};
+use cmira::onnx::proto::attribute_proto::AttributeType;
+use cmira::onnx::proto::tensor_proto::DataType;
+use cmira::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+use cmira::tensor::{Device, Kind, Tensor};
+use common::{Folder, classifier, cmira, model, node, text, value, weight, weights};
+
+fn check(path: &Path, more: &[&str]) -> (i32, serde_json::Value, String) {
+    let arguments: Vec<&str> = ["check", text(path), "--json", "--device", "cpu"].iter().chain(more).copied().collect();
+    let (code, stdout, stderr) = cmira(&arguments);
+    (code, serde_json::from_str(&stdout).expect("one document"), stderr)
+}
+
+fn agrees(found: &serde_json::Value) -> bool {
+    found["parity"]["max_rel"].as_f64().is_some_and(|error| error < 1e-5)
+}
+
+fn images() -> ValueInfoProto {
+    value("images", DataType::FLOAT, &[-1, 3, 32, 32])
+}
+
+fn small() -> Vec<NodeProto> {
+    classifier(vec![node("Relu", &["conv"], "features", &[])])
+}
+
+fn graph(nodes: Vec<NodeProto>, input: ValueInfoProto, output: Vec<ValueInfoProto>) -> GraphProto {
+    GraphProto {
+        name: "g".into(),
+        node: nodes,
+        input: vec![input],
+        output,
+        initializer: weights(Kind::Float),
+        ..Default::default()
+    }
+}
+
+fn transpose(input: &str, output: &str, perm: &[i64]) -> NodeProto {
+    let ints = perm.to_vec();
+    let perm = AttributeProto { name: "perm".into(), type_: AttributeType::INTS.into(), ints, ..Default::default() };
+    NodeProto { attribute: vec![perm], ..node("Transpose", &[input], output, &[]) }
+}
+
+#[test]
+fn channels_last_is_seen_from_the_shape() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes[0].input[0] = "turned".into();
+    nodes.insert(0, transpose("images", "turned", &[0, 3, 1, 2]));
+    let input = value("images", DataType::FLOAT, &[-1, 32, 24, 3]);
+    let path = folder.save(nodes, input, DataType::FLOAT, weights(Kind::Float));
+    let (code, found, stderr) = check(&path, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(agrees(&found), "{found}");
+    assert!(found["repairs"].to_string().contains("[N, H, W, C]"), "{found}");
+    let model = Model::open(&path, Device::Cpu).expect("a classifier");
+    assert_eq!(model.image_shape(), [Some(3), Some(32), Some(24)]);
+}
+
+/// A row of numbers can be an image in two orders, which give different scores: somebody has to say which.
+#[test]
+fn rows_need_to_be_told_how_they_hold_an_image() {
+    let folder = Folder::new();
+    let nodes = vec![
+        node("Gemm", &["images", "first"], "hidden", &[]),
+        node("Relu", &["hidden"], "active", &[]),
+        node("Gemm", &["active", "weight"], "scores", &[]),
+    ];
+    let initializer = vec![weight("first", &[192, 8], Kind::Float), weight("weight", &[8, 10], Kind::Float)];
+    let path = folder.save(nodes, value("images", DataType::FLOAT, &[-1, 192]), DataType::FLOAT, initializer);
+    let (code, _, stderr) = check(&path, &[]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("flat_nhwc"), "{stderr}");
+
+    let adapter = folder.path("adapter.yaml");
+    let scores_in = |layout: &str, height: u32| {
+        let yaml = format!("input:\n  channels: 3\n  height: {height}\n  width: 8\n  layout: {layout}\n");
+        std::fs::write(&adapter, yaml).expect("the scratch folder is writable");
+        check(&path, &["--adapter", text(&adapter)])
+    };
+    for layout in ["flat_nchw", "flat_nhwc"] {
+        let (code, found, stderr) = scores_in(layout, 8);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(agrees(&found) && found["import"]["layout"] == layout, "{found}");
+    }
+    let (code, _, stderr) = scores_in("flat_nchw", 9);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("rows of 192 numbers"), "{stderr}");
+}
+
+#[test]
+fn a_softmax_in_pieces_is_known_by_its_numbers() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes.last_mut().unwrap().output[0] = "z".into();
+    nodes.extend([
+        node("Exp", &["z"], "e", &[]),
+        NodeProto { input: vec!["e".into(), "axis".into()], ..node("ReduceSum", &[], "sum", &[("keepdims", 1)]) },
+        node("Div", &["e", "sum"], "scores", &[]),
+    ]);
+    let mut initializer = weights(Kind::Float);
+    initializer.push(cmira::onnx::to_proto("axis", &Tensor::from_slice(&[1_i64])).unwrap());
+    let path = folder.save(nodes, images(), DataType::FLOAT, initializer);
+    let (code, found, stderr) = check(&path, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(agrees(&found), "{found}");
+    assert_eq!(found["import"]["head"], "probabilities");
+    // Softmax of the logits has to be what the file gives.
+    let model = Model::open(&path, Device::Cpu).expect("a classifier");
+    let images = Tensor::rand([3, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let given = model.output(&images).expect("scores");
+    let softmax = model.forward(&images, Mode::Eval).expect("logits").softmax(1, Kind::Float);
+    assert!((given - softmax).abs().max().double_value(&[]) < 1e-5);
+}
+
+#[test]
+fn the_scores_behind_an_arg_max_are_trained() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes.last_mut().unwrap().output[0] = "z".into();
+    nodes.push(node("Softmax", &["z"], "p", &[("axis", 1)]));
+    nodes.push(node("ArgMax", &["p"], "label", &[("axis", 1), ("keepdims", 0)]));
+    let path = folder.save_model(model(graph(nodes, images(), vec![value("label", DataType::INT64, &[-1])])));
+    let (code, found, stderr) = check(&path, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(agrees(&found), "{found}");
+    assert_eq!((&found["import"]["head"], &found["import"]["scores"]), (&"probabilities".into(), &"p".into()));
+    assert_eq!(found["import"]["unused_outputs"].to_string(), r#"["label"]"#);
+}
+
+/// scikit-learn's exporter: a label, made by operators that are not supported, and a map from labels to probabilities.
+#[test]
+fn labels_beside_a_map_of_scores_do_not_stand_in_the_way() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes.last_mut().unwrap().output[0] = "z".into();
+    nodes.push(node("Softmax", &["z"], "p", &[("axis", 1)]));
+    nodes.push(node("ArgMax", &["p"], "index", &[("axis", 1)]));
+    let names = (0..10).map(|i| format!("class {i}").into_bytes()).collect();
+    let strings = |name: &str, strings: Vec<Vec<u8>>| AttributeProto {
+        name: name.into(),
+        type_: AttributeType::STRINGS.into(),
+        strings,
+        ..Default::default()
+    };
+    let ml = |node: NodeProto, attribute| NodeProto { domain: "ai.onnx.ml".into(), attribute: vec![attribute], ..node };
+    let keys: Vec<i64> = (0..10).collect();
+    let mut encoder = ml(node("LabelEncoder", &["index"], "label", &[]), strings("values_strings", names));
+    encoder.attribute.push(AttributeProto {
+        name: "keys_int64s".into(),
+        type_: AttributeType::INTS.into(),
+        ints: keys,
+        ..Default::default()
+    });
+    nodes.push(encoder);
+    let names = (0..10).map(|i| format!("class {i}").into_bytes()).collect();
+    nodes.push(ml(node("ZipMap", &["p"], "map", &[]), strings("classlabels_strings", names)));
+    let mut map = ValueInfoProto { name: "map".into(), ..Default::default() };
+    let element = map.type_.mut_or_insert_default().mut_sequence_type().elem_type.mut_or_insert_default().mut_map_type();
+    element.key_type = DataType::STRING as i32;
+    element.value_type.mut_or_insert_default().mut_tensor_type().elem_type = DataType::FLOAT as i32;
+    let mut model = model(graph(nodes, images(), vec![value("label", DataType::STRING, &[-1, 1]), map]));
+    model.opset_import.push(OperatorSetIdProto { domain: "ai.onnx.ml".into(), version: 3, ..Default::default() });
+    let (code, found, stderr) = check(&folder.save_model(model), &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(agrees(&found), "{found}");
+    assert_eq!(found["import"]["labels"][3], "class 3");
+}
+
+#[test]
+fn an_adapter_can_choose_among_outputs() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes.push(node("Gemm", &["flat", "other"], "auxiliary", &[]));
+    let output = vec![value("auxiliary", DataType::FLOAT, &[-1, 4]), value("scores", DataType::FLOAT, &[-1, 10])];
+    let mut graph = graph(nodes, images(), output);
+    graph.initializer.push(weight("other", &[8, 4], Kind::Float));
+    let path = folder.save_model(model(graph));
+    let adapter = folder.path("adapter.yaml");
+    for (scores, classes) in [("auxiliary", 4), ("scores", 10)] {
+        std::fs::write(&adapter, format!("scores: {scores}\n")).expect("the scratch folder is writable");
+        let (code, found, stderr) = check(&path, &["--adapter", text(&adapter)]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(agrees(&found), "{found}");
+        let trained: Vec<i64> = found["import"]["trainable"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|tensor| tensor["name"] != "filters")
+            .map(|tensor| tensor["shape"][1].as_i64().unwrap())
+            .collect();
+        assert_eq!(trained, [classes], "only what the chosen scores need is trained");
+    }
+    std::fs::write(&adapter, "scores: nowhere\n").expect("the scratch folder is writable");
+    let (code, _, stderr) = check(&path, &["--adapter", text(&adapter)]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("'nowhere'"), "{stderr}");
+    let by_itself = Model::open(&path, Device::Cpu).expect("a classifier");
+    assert_eq!(by_itself.classes(), 4, "the first output that can hold scores");
+}
