@@ -37,10 +37,15 @@ impl Witness {
         let builder = Session::builder(environment()?).map_err(|e| refused(&e))?;
         // Higher levels compute something else than the file says: products with quantised weights in fewer bits.
         let mut builder = builder.with_optimization_level(GraphOptimizationLevel::Level1).map_err(|e| refused(&e))?;
-        let session = if import.scores_inside {
-            builder.commit_from_memory(&ending_with(path, &import.scores)?).map_err(|e| refused(&e))?
-        } else {
-            builder.commit_from_file(path).map_err(|e| refused(&e))?
+        let first = if import.scores_inside { None } else { Some(builder.commit_from_file(path)) };
+        let session = match first {
+            Some(Ok(session)) => session,
+            // Some exporters declare shapes of values inside the graph that the nodes contradict. Nothing needs them.
+            Some(Err(error)) => {
+                let again = builder.commit_from_memory(&reduced(path, None)?);
+                again.map_err(|_| refused(&error))?
+            }
+            None => builder.commit_from_memory(&reduced(path, Some(&import.scores))?).map_err(|e| refused(&e))?,
         };
         let input = session.inputs().first().map(|input| input.dtype());
         let batch = input.and_then(|i| i.tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);
@@ -114,12 +119,15 @@ impl Witness {
     }
 }
 
-/// The file with the value `scores` as its only output.
-fn ending_with(path: &Path, scores: &str) -> Result<Vec<u8>> {
+/// The file without the shapes that it declares for values inside the graph, and with the value `scores` as its only output if
+/// that is named.
+fn reduced(path: &Path, scores: Option<&str>) -> Result<Vec<u8>> {
     let mut file = onnx::read(path, &Limits::default())?;
     if let Some(graph) = file.model.graph.as_mut() {
-        let declared = graph.value_info.iter().find(|info| info.name == scores).cloned();
-        graph.output = vec![declared.unwrap_or_else(|| ValueInfoProto { name: scores.to_string(), ..Default::default() })];
+        graph.value_info.clear();
+        if let Some(name) = scores {
+            graph.output = vec![ValueInfoProto { name: name.to_string(), ..Default::default() }];
+        }
     }
     file.embed_external_data()?;
     file.model.write_to_bytes().map_err(Error::unexpected)

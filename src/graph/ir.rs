@@ -115,10 +115,11 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
     }
     reader.register_values()?;
     let order = topological_order(graph, &reader.ids)?;
-    let needed = only.map(|name| needed_places(graph, &order, name));
+    let needed = only.map(|name| needed(graph, &order, name));
+    reader.read_initializers(needed.as_ref().map(|needed| &needed.values))?;
     let mut nodes = Vec::with_capacity(order.len());
     for place in order {
-        if needed.as_ref().is_some_and(|needed| !needed.contains(&place)) {
+        if needed.as_ref().is_some_and(|needed| !needed.places.contains(&place)) {
             continue;
         }
         if let Some(node) = reader.node(place)? {
@@ -206,11 +207,9 @@ impl Reader<'_> {
             let name = sparse.values.as_ref().map_or("", |values| &values.name);
             return Err(Error::unsupported(format!("sparse initializer '{name}' is not supported")));
         }
-        for (index, proto) in self.graph.initializer.iter().enumerate() {
-            let id = self.add(&proto.name);
-            let tensor = self.file.tensor(proto)?;
-            self.values[id].constant = Some(Constant { tensor, origin: Origin::Initializer(index) });
-        }
+        self.graph.initializer.iter().for_each(|proto| {
+            self.add(&proto.name);
+        });
         for input in &self.graph.input {
             if !self.ids.contains_key(&input.name) {
                 self.add(&input.name);
@@ -223,6 +222,18 @@ impl Reader<'_> {
                 }
                 self.add(output);
             }
+        }
+        Ok(())
+    }
+
+    /// Reads the initializers, with `needed` those of its names only: a label's strings may stand beside the scores.
+    fn read_initializers(&mut self, needed: Option<&HashSet<&str>>) -> Result<()> {
+        for (index, proto) in self.graph.initializer.iter().enumerate() {
+            if needed.is_some_and(|needed| !needed.contains(proto.name.as_str())) {
+                continue;
+            }
+            let tensor = self.file.tensor(proto)?;
+            self.values[self.ids[&proto.name]].constant = Some(Constant { tensor, origin: Origin::Initializer(index) });
         }
         Ok(())
     }
@@ -380,17 +391,23 @@ fn topological_order(graph: &GraphProto, ids: &HashMap<String, ValueId>) -> Resu
     }
 }
 
-/// Places of the nodes that a value needs.
-fn needed_places(graph: &GraphProto, order: &[usize], value: &str) -> HashSet<usize> {
-    let (mut values, mut places) = (HashSet::from([value]), HashSet::new());
+/// What a value is made of.
+struct Needed<'a> {
+    values: HashSet<&'a str>,
+    /// Nodes, by their index in the file.
+    places: HashSet<usize>,
+}
+
+fn needed<'a>(graph: &'a GraphProto, order: &[usize], value: &'a str) -> Needed<'a> {
+    let mut needed = Needed { values: HashSet::from([value]), places: HashSet::new() };
     for &place in order.iter().rev() {
         let node = &graph.node[place];
-        if node.output.iter().any(|output| values.contains(output.as_str())) {
-            places.insert(place);
-            values.extend(body::read_names(node));
+        if node.output.iter().any(|output| needed.values.contains(output.as_str())) {
+            needed.places.insert(place);
+            needed.values.extend(body::read_names(node));
         }
     }
-    places
+    needed
 }
 
 /// Runs a kernel. What libtorch refuses was given shapes or types that do not fit: that is the file's fault, unless memory ran out.

@@ -1,11 +1,12 @@
-//! Rewrites of a file before it is compiled, for what ONNX defines by other operators: calls of the model's own functions, and
-//! sequences and optional values whose content is known.
+//! Rewrites of a file before it is compiled, for what ONNX defines by other operators: calls of the model's own functions,
+//! scalers, and sequences and optional values whose content is known.
 //!
 //! A rewrite keeps the names of values, so that errors and reports speak of what is in the file, and gives standard ONNX: what is
 //! exported later is the rewritten graph.
 
 mod functions;
 mod known;
+mod scaler;
 mod sequences;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,10 @@ pub fn lower(mut file: OnnxFile) -> Result<Lowered> {
     let calls = functions::inline(&mut file.model).at(|| place)?;
     if calls > 0 {
         repairs.push(format!("{calls} calls of the model's own functions were replaced by the functions' nodes"));
+    }
+    let scalers = file.model.graph.as_mut().map_or(Ok(0), scaler::replace)?;
+    if scalers > 0 {
+        repairs.push(format!("{scalers} Scaler nodes were written as differences and products"));
     }
     let resolved = sequences::resolve(&mut file);
     if resolved > 0 {
