@@ -34,6 +34,9 @@ pub const BFLOAT16_TOLERANCE: f64 = 8e-2;
 /// Batch sizes on which parity is shown, whatever batch the file was exported with.
 pub const BATCHES: [i64; 3] = [1, 2, 7];
 
+/// Images at a time on which statistics are measured.
+const STATISTICS_BATCH: i64 = 50;
+
 /// Everything that `cmira check` says about a model. Scripts rely on these names.
 #[derive(Debug, Serialize)]
 pub struct Check {
@@ -128,6 +131,13 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     let started = if device == Device::Cpu { started } else { Instant::now() };
     let model = Model::import_lowered(file, options, device)?;
     let import_s = started.elapsed().as_secs_f64();
+    let model = match images {
+        Some(images) => {
+            let pieces = images.f_split(STATISTICS_BATCH, 0)?;
+            model.with_batch_norm(&mut pieces.into_iter().map(|piece| Ok(piece.f_to_device(device)?)))?
+        }
+        None => model,
+    };
     let report = model.report().clone();
     let [c, h, w] = known_shape(&model, options, images).at(|| path.display().to_string())?;
     // ONNX Runtime is opened by files only that have proved to run: its own faults can end the process.

@@ -109,6 +109,9 @@ fn text(check: &Check) -> String {
     for repair in &check.repairs {
         line(format!("repaired:   {repair}"));
     }
+    for note in check.import.iter().flat_map(|import| &import.notes) {
+        line(format!("note:       {note}"));
+    }
     if let Some(parity) = &check.parity {
         line(format!("parity:     {parity}, {} random images", parity.images));
         let batches: Vec<String> = check.batches.iter().map(|(batch, error)| format!("{batch}: {error:.2e}")).collect();

@@ -103,7 +103,13 @@ pub fn import_options(adapter: &Adapter) -> ImportOptions {
         Output::Probabilities => Some(Head::Probabilities),
         Output::LogProbabilities => Some(Head::LogProbabilities),
     };
-    ImportOptions { image: adapter.input.image_shape(), layout: adapter.input.layout, scores: adapter.scores.clone(), head }
+    ImportOptions {
+        image: adapter.input.image_shape(),
+        layout: adapter.input.layout,
+        scores: adapter.scores.clone(),
+        head,
+        repairs: adapter.repairs,
+    }
 }
 
 /// How images have to look for a model: size, channels and class names.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::graph::Layout;
+use crate::graph::{Layout, Repairs};
 use crate::yaml;
 
 /// The largest image side that can be asked for, in pixels.
@@ -35,6 +35,8 @@ pub struct Adapter {
     pub scores: Option<String>,
     /// What the scores are.
     pub output: Output,
+    /// What of an exporter's doings is undone.
+    pub repairs: Repairs,
 }
 
 /// From stored bytes to the numbers that the model was trained on: `(byte * scale - mean) / std`, channel by channel.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::export;
@@ -10,6 +10,7 @@ use crate::graph::input::Input;
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
 use crate::graph::ops::with_at_most;
 use crate::graph::params::{self, Role, SplitBuffer};
+use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::plan::{LOGITS, OUTPUT, Plan};
@@ -28,6 +29,43 @@ pub struct ImportOptions {
     pub scores: Option<String>,
     /// What the scores are, where somebody said so.
     pub head: Option<Head>,
+    /// Which repairs are made.
+    pub repairs: Repairs,
+}
+
+/// Which repairs are made, where somebody wants to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Repairs {
+    /// Batch normalisation that the exporter folded into other weights.
+    pub batch_norm: BatchNormRepair,
+    /// A batch size that the exporter baked into the graph.
+    pub batch_size: BatchSizeRepair,
+}
+
+/// Whether batch normalisation is put back where an exporter folded it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchNormRepair {
+    /// Where the graph shows that there was some: products and sums per channel, or a residual network of convolutions with biases,
+    /// and no normalisation left.
+    #[default]
+    Auto,
+    /// Wherever it can have been.
+    Reinsert,
+    /// Nowhere.
+    Keep,
+}
+
+/// Whether a graph that was exported for one batch size is changed to run on any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchSizeRepair {
+    /// Where that can be shown to give the same results.
+    #[default]
+    Auto,
+    /// Never: the model is evaluated in pieces, and cannot be trained.
+    Keep,
 }
 
 /// What the import found and did: the summary of `cmira check`.
@@ -55,6 +93,8 @@ pub struct ImportReport {
     pub frozen: Vec<TensorInfo>,
     /// What was changed so that the model can be trained, in words.
     pub repairs: Vec<String>,
+    /// What somebody who knows the model could decide otherwise, in words.
+    pub notes: Vec<String>,
     /// Outputs that are not used.
     pub unused_outputs: Vec<String>,
 }
@@ -85,6 +125,7 @@ pub(crate) struct Shared {
     pub input_kind: Kind,
     pub image: [Option<i64>; 3],
     pub classes: usize,
+    pub options: ImportOptions,
     pub report: ImportReport,
     pub sha256: String,
 }
@@ -148,11 +189,11 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     let input = Input::of(&ir, &file.model, options)?;
     input.admit(file.image_numbers())?;
     input.arrange(&mut ir)?;
-    let mut notes: Vec<String> = scores.note.into_iter().collect();
+    let mut choices: Vec<String> = scores.note.into_iter().collect();
     if input.layout != Layout::Nchw {
-        notes.push(format!("the file takes images as {}; they are arranged so before the graph", input.layout));
+        choices.push(format!("the file takes images as {}; they are arranged so before the graph", input.layout));
     }
-    repairs.splice(0..0, notes);
+    repairs.splice(0..0, choices);
     let report = ImportReport {
         opset: opset(&file.model),
         operators,
@@ -165,6 +206,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
         repairs,
+        notes: open_questions(&file.model, options),
         unused_outputs: unused_outputs(&file.model, &scores.value),
     };
     let plan = Plan::compile(ir, &indices, &[logits, output])?;
@@ -191,14 +233,30 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         input_kind: input.kind,
         image: input.image,
         classes: 0,
+        options: options.clone(),
         report,
         sha256,
     };
     shared.classes = classes(&shared, &stored, &input)?;
     find_softmax_by_its_numbers(&mut shared, &stored, &input)?;
     head::agree(shared.report.head, options.head)?;
-    free_batch_size(&mut shared, &mut stored, &input)?;
+    free_batch_size(&mut shared, &mut stored, &input, options.repairs.batch_size)?;
     Ok((shared, stored))
+}
+
+fn open_questions(model: &ModelProto, options: &ImportOptions) -> Vec<String> {
+    let text = match (options.repairs.batch_norm, batch_norm::find(model)) {
+        (BatchNormRepair::Auto, Finding::Likely(count)) => format!(
+            "batch normalisation was folded away at {count} places by the looks of the graph; it is put back where images are given \
+             to measure its statistics on (`repairs: {{batch_norm: keep}}` in the adapter forbids it)"
+        ),
+        (BatchNormRepair::Auto, Finding::Possible(count)) if count >= 3 => format!(
+            "{count} places could have had batch normalisation that was folded away; if they had, \
+             `repairs: {{batch_norm: reinsert}}` in the adapter puts it back"
+        ),
+        _ => return Vec::new(),
+    };
+    vec![text]
 }
 
 fn unused_outputs(model: &ModelProto, scores: &str) -> Vec<String> {
@@ -293,9 +351,14 @@ fn static_dims(info: &ValueInfoProto) -> Vec<Option<i64>> {
     shape.dim.iter().map(|d| (d.has_dim_value() && d.dim_value() > 0).then(|| d.dim_value())).collect()
 }
 
-fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input) -> Result<()> {
+fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input, repair: BatchSizeRepair) -> Result<()> {
     let Some(image) = input.known_image() else { return Ok(()) };
     let batch = input.batch.unwrap_or(1);
+    if let (BatchSizeRepair::Keep, Some(batch)) = (repair, input.batch) {
+        shared.fixed_batch = Some(batch);
+        shared.report.repairs.push(format!("the batch size stays {batch}, as the adapter says; the model cannot be trained"));
+        return Ok(());
+    }
     let before = stored.len();
     match batch_size::repair(&mut shared.plan, stored, &image, batch, input.kind)? {
         Outcome::Free => {}

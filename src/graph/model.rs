@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::error::{Error, Place, Result};
 use crate::graph::Mode;
 use crate::graph::export;
-use crate::graph::import::{self, ImportOptions, ImportReport, Shared};
+use crate::graph::import::{self, BatchNormRepair, ImportOptions, ImportReport, Shared};
+use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::plan::{LOGITS, OUTPUT};
 use crate::graph::{Lowered, lower};
 use crate::onnx::proto::ModelProto;
@@ -160,6 +161,55 @@ impl Model {
             start += here;
         }
         Ok(Tensor::f_cat(&parts, 0)?)
+    }
+
+    /// Runs the graph as far as the logits need it, and shows every value by its name in the file.
+    pub(crate) fn observe(&self, images: &Tensor, mode: Mode, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
+        let images = images.f_to_kind(self.shared.input_kind)?;
+        let graph = self.shared.skeleton.graph.get_or_default();
+        self.shared.plan.observe(&self.stored, &images, mode, &mut |step, outputs| {
+            let names = graph.node.get(step.place).map_or(&[][..], |node| node.output.as_slice());
+            names.iter().zip(outputs).try_for_each(|(name, value)| see(name, value))
+        })
+    }
+
+    /// A model of a changed graph, which stands for the same file.
+    pub(crate) fn renewed(&self, proto: ModelProto) -> Result<Model> {
+        let file = onnx::from_model("the repaired model", proto, &Limits::default())?;
+        let mut model = Model::import(file, &self.shared.options, self.device)?;
+        let shared = Arc::get_mut(&mut model.shared).ok_or_else(|| Error::unexpected("a new model has one owner"))?;
+        shared.sha256.clone_from(&self.shared.sha256);
+        shared.report.operators.clone_from(&self.shared.report.operators);
+        shared.report.repairs.splice(0..0, self.shared.report.repairs.iter().cloned());
+        Ok(model)
+    }
+
+    /// Puts batch normalisation back where the exporter folded it into other weights, if that is wanted and there are such places;
+    /// see [`BatchNormRepair`]. Its statistics are measured on `batches`, images `[N, C, H, W]` as the model takes them. Outputs in
+    /// evaluation stay what they are, up to rounding.
+    ///
+    /// # Errors
+    /// Unsupported, when it was asked for and cannot be done; what the model raises on the images.
+    pub fn with_batch_norm(self, batches: &mut dyn Iterator<Item = Result<Tensor>>) -> Result<Model> {
+        let wanted = match (self.shared.options.repairs.batch_norm, self.folded_batch_norm()) {
+            (BatchNormRepair::Keep, _) => false,
+            (BatchNormRepair::Reinsert, _) => true,
+            (BatchNormRepair::Auto, finding) => matches!(finding, Finding::Likely(_)),
+        };
+        // A model that cannot be trained needs no batch statistics.
+        if !wanted || self.shared.fixed_batch.is_some() {
+            return Ok(self);
+        }
+        let (mut model, count) = batch_norm::reinsert(&self, batches)?;
+        let shared = Arc::get_mut(&mut model.shared).ok_or_else(|| Error::unexpected("a new model has one owner"))?;
+        let text = format!("batch normalisation was put back at {count} places, with statistics of the given images");
+        shared.report.repairs.push(text);
+        Ok(model)
+    }
+
+    /// What is known of batch normalisation that the exporter folded away.
+    pub(crate) fn folded_batch_norm(&self) -> Finding {
+        batch_norm::find(&self.shared.skeleton)
     }
 
     /// The trainable parameters, in file order. They are handles: an in-place update changes the model.

@@ -139,13 +139,24 @@ impl Plan {
     /// Malformed, naming the node at which the budget was passed; else what a node raises.
     pub fn run_within(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize, budget: usize) -> Result<Tensor> {
         let count = if result == 0 { self.first_steps } else { self.steps.len() };
-        let slots = self.run_steps(stored, std::slice::from_ref(input), mode, count, budget)?;
+        let slots = self.run_steps(stored, std::slice::from_ref(input), mode, count, budget, &mut |_, _| Ok(()))?;
         self.result(stored, &slots, result)
+    }
+
+    /// Runs what the first result needs, and shows every step with its outputs.
+    pub fn observe(
+        &self,
+        stored: &[Tensor],
+        input: &Tensor,
+        mode: Mode,
+        see: &mut dyn FnMut(&Step, &[Tensor]) -> Result<()>,
+    ) -> Result<()> {
+        self.run_steps(stored, std::slice::from_ref(input), mode, self.first_steps, usize::MAX, see).map(drop)
     }
 
     /// Runs the whole plan and gives all results.
     pub fn run_all(&self, stored: &[Tensor], inputs: &[Tensor], mode: Mode) -> Result<Vec<Tensor>> {
-        let slots = self.run_steps(stored, inputs, mode, self.steps.len(), usize::MAX)?;
+        let slots = self.run_steps(stored, inputs, mode, self.steps.len(), usize::MAX, &mut |_, _| Ok(()))?;
         (0..self.results.len()).map(|result| self.result(stored, &slots, result)).collect()
     }
 
@@ -156,6 +167,7 @@ impl Plan {
         mode: Mode,
         count: usize,
         budget: usize,
+        see: &mut dyn FnMut(&Step, &[Tensor]) -> Result<()>,
     ) -> Result<Vec<Option<Tensor>>> {
         if inputs.len() != self.inputs {
             return Err(Error::unexpected(format!("{} tensors for a graph of {} inputs", inputs.len(), self.inputs)));
@@ -164,6 +176,7 @@ impl Plan {
         slots.resize_with(self.slots, || None);
         for step in &self.steps[..count] {
             let outputs = step.run(stored, &slots, mode)?;
+            see(step, &outputs)?;
             step.store(outputs, &mut slots);
             for &slot in &step.last_uses {
                 slots[slot] = None;

@@ -1,4 +1,5 @@
 //! What exporters do to a model is undone here, one repair a file; each says what it did.
 
+pub mod batch_norm;
 pub mod batch_size;
 pub mod head;

@@ -1,0 +1,89 @@
+//! Writes a normalisation into a graph.
+
+use super::sites::Site;
+use super::statistics::Statistics;
+use crate::error::{Error, Result};
+use crate::graph::nodes::new_node;
+use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::onnx::{from_proto, to_proto};
+use crate::tensor::{Device, Kind, Tensor};
+
+/// ONNX's default, which the node leaves out.
+const EPSILON: f64 = 1e-5_f32 as f64;
+
+/// Channels of a smaller share of the largest deviation are silent; their filters stay as they are.
+const SILENT: f64 = 1e-6;
+
+/// Puts the normalisation that changes nothing at a place.
+pub fn normalise(model: &mut ModelProto, site: &Site, statistics: &Statistics) -> Result<()> {
+    let graph = model.graph.as_mut().ok_or_else(|| Error::unexpected("the model has no graph"))?;
+    let mut kind = Kind::Float;
+    let mut double = |name: &Option<String>, neutral: f64| -> Result<Tensor> {
+        let Some(name) = name else {
+            return Ok(Tensor::f_full([site.channels], neutral, (Kind::Double, Device::Cpu))?);
+        };
+        let tensor = constant(graph, name)?;
+        kind = tensor.f_kind()?;
+        Ok(tensor.f_reshape([site.channels])?.f_to_kind(Kind::Double)?)
+    };
+    let (bias, scale, shift) = (double(&site.bias, 0.0)?, double(&site.scale, 1.0)?, double(&site.shift, 0.0)?);
+    let divisor = divide_filters(graph, site, statistics)?;
+    // What is normalised is the convolution without its bias, divided.
+    let mean = statistics.mean.f_sub(&bias)?.f_div(&divisor)?;
+    let variance = statistics.variance.f_div(&divisor.f_square()?)?;
+    let gamma = scale.f_mul(&divisor)?.f_mul(&variance.f_add_scalar(EPSILON)?.f_sqrt()?)?;
+    let beta = scale.f_mul(&statistics.mean)?.f_add(&shift)?;
+
+    let name = |what: &str| format!("{}/batch_norm/{what}", site.output);
+    let parts = [("scale", gamma), ("bias", beta), ("mean", mean), ("variance", variance)];
+    for (what, tensor) in &parts {
+        graph.initializer.push(to_proto(&name(what), &tensor.f_to_kind(kind)?)?);
+    }
+    let x = open_place(graph, site)?;
+    let mut inputs = vec![x];
+    inputs.extend(parts.iter().map(|(what, _)| name(what)));
+    let node = new_node("BatchNormalization", &inputs, site.output.clone(), vec![]);
+    let position = graph.node.iter().position(|node| node.output.contains(&inputs[0])).map_or(0, |index| index + 1);
+    graph.node.insert(position, node);
+    // Such files have to list every initializer among the inputs.
+    model.ir_version = model.ir_version.max(4);
+    Ok(())
+}
+
+fn constant(graph: &GraphProto, name: &str) -> Result<Tensor> {
+    let initializer = graph.initializer.iter().find(|tensor| tensor.name == name);
+    let node = || graph.node.iter().find(|node| node.op_type == "Constant" && node.output.first().is_some_and(|o| o == name));
+    let proto = initializer.or_else(|| node()?.attribute.first()?.t.as_ref());
+    from_proto(proto.ok_or_else(|| Error::unexpected(format!("the constant '{name}' is gone")))?)
+}
+
+/// Divides the filters in front by what their outputs deviate, if they are this convolution's alone. Gives the divisors.
+fn divide_filters(graph: &mut GraphProto, site: &Site, statistics: &Statistics) -> Result<Tensor> {
+    let ones = statistics.variance.f_ones_like()?;
+    let conv = graph.node.iter().find(|node| site.behind_conv && node.output.first() == Some(&site.x));
+    let Some(weight) = conv.and_then(|node| node.input.get(1)).cloned() else { return Ok(ones) };
+    let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == weight).count();
+    let stored = graph.initializer.iter_mut().find(|tensor| tensor.name == weight).filter(|_| readers == 1);
+    let Some(stored) = stored else { return Ok(ones) };
+    let deviation = statistics.variance.f_sqrt()?;
+    let speaks = deviation.f_gt_tensor(&deviation.f_max()?.f_mul_scalar(SILENT)?)?;
+    let divisor = deviation.f_where_self(&speaks, &ones)?;
+    let filters = from_proto(stored)?;
+    let divided = filters.f_to_kind(Kind::Double)?.f_div(&divisor.f_reshape([-1, 1, 1, 1])?)?;
+    *stored = to_proto(&weight, &divided.f_to_kind(filters.f_kind()?)?)?;
+    Ok(divisor)
+}
+
+/// Takes away what the normalisation stands for, and gives the name of what is normalised.
+fn open_place(graph: &mut GraphProto, site: &Site) -> Result<String> {
+    graph.node.retain(|node| node.output.first().is_none_or(|output| !site.chain.contains(output)));
+    if !site.behind_conv {
+        return Ok(site.x.clone());
+    }
+    let conv = graph.node.iter_mut().find(|node| node.output.first() == Some(&site.x));
+    let conv = conv.ok_or_else(|| Error::unexpected(format!("nothing gives '{}'", site.x)))?;
+    conv.input.truncate(2);
+    let x = if site.x == site.output { format!("{}/unnormalised", site.x) } else { site.x.clone() };
+    conv.output[0].clone_from(&x);
+    Ok(x)
+}
