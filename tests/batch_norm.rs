@@ -32,7 +32,7 @@ fn twin() -> Model {
     }
     // Running statistics come as close to those of the images as their momentum allows: 0.9^200.
     for _ in 0..200 {
-        model.forward(&images(), Mode::Train).unwrap();
+        let _ = model.forward(&images(), Mode::Train).unwrap();
     }
     model
 }
@@ -104,7 +104,9 @@ fn folded_normalisation_is_put_back_and_trains_like_the_original() {
             model.params().iter().filter(|p| p.tensor.dim() == 1 && p.name.ends_with(name)).map(|p| p.tensor.shallow_clone());
         Tensor::cat(&found.collect::<Vec<_>>(), 0).sort(0, false).0
     };
-    assert!(difference(&one(&back, "/batch_norm/scale"), &one(&twin, ".weight")) < 1e-3);
+    // A running variance is that of a population: n / (n - 1), with n = 768 in the last layers.
+    let found = difference(&one(&back, "/batch_norm/scale"), &one(&twin, ".weight"));
+    assert!(found < 2e-3, "{found}");
 }
 
 #[test]
