@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::check::parity::random_images;
 use crate::error::Result;
 use crate::graph::{Mode, Model};
-use crate::tensor::{Device, Tensor, seed_libtorch};
+use crate::tensor::{Device, Kind, Tensor, deep_copy, no_grad, seed_libtorch};
 
 /// Parameters by what the backward pass gave them; all lists are empty when all is well.
 #[derive(Debug, Clone, Serialize)]
@@ -16,6 +16,20 @@ pub struct Gradients {
     pub non_finite: Vec<String>,
     /// A gradient that is zero everywhere.
     pub zero: Vec<String>,
+    /// One step of gradient descent along all of them; absent when no gradient is usable.
+    pub step: Option<Step>,
+}
+
+/// What one step of plain gradient descent did to the loss on the same images.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Step {
+    /// The first that lowered the loss of: `loss / |gradient|^2`, by which a straight line would reach zero, at most 1; a tenth of
+    /// it; and so on. The smallest tried, if none did.
+    pub learning_rate: f64,
+    /// Cross-entropy before.
+    pub before: f64,
+    /// Cross-entropy after.
+    pub after: f64,
 }
 
 impl Gradients {
@@ -25,13 +39,18 @@ impl Gradients {
             .into_iter()
             .find(|(names, _)| !names.is_empty())
             .map(|(names, what)| format!("{} trainable parameters get {what}, first '{}'", names.len(), names[0]))
+            .or_else(|| {
+                // Comparisons with NaN are false: that is no lower loss either.
+                let step = self.step.filter(|step| !(step.after < step.before))?;
+                Some(format!("no step along the gradient lowers the loss: {} becomes {}", step.before, step.after))
+            })
     }
 }
 
 /// Runs one forward and backward pass of cross-entropy on random images, in [`Mode::Train`] where the batch size allows it, and
 /// leaves the model as it was.
 pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
-    let mut found = Gradients { missing: Vec::new(), non_finite: Vec::new(), zero: Vec::new() };
+    let mut found = Gradients { missing: Vec::new(), non_finite: Vec::new(), zero: Vec::new(), step: None };
     let trial = model.duplicate()?;
     if trial.params().is_empty() {
         return Ok(found);
@@ -41,9 +60,13 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
     let images = random_images(&[batch, image[0], image[1], image[2]])?.f_to_device(trial.device())?;
     let labels: Vec<i64> = (0..batch).map(|i| i % i64::try_from(trial.classes().max(1)).unwrap_or(1)).collect();
     let labels = Tensor::f_from_slice(&labels)?.f_to_device(trial.device())?;
-    seed_libtorch(0);
-    let logits = trial.forward(&images, mode)?;
-    let loss = logits.f_cross_entropy_loss(&labels, None::<&Tensor>, crate::tensor::Reduction::Mean, -100, 0.0)?;
+    let loss_of = |model: &Model| -> Result<Tensor> {
+        // Dropout drops the same every time.
+        seed_libtorch(0);
+        let logits = model.forward(&images, mode)?.f_to_kind(Kind::Float)?;
+        Ok(logits.f_cross_entropy_loss(&labels, None::<&Tensor>, crate::tensor::Reduction::Mean, -100, 0.0)?)
+    };
+    let loss = loss_of(&trial)?;
     loss.f_backward()?;
     for param in trial.params() {
         let gradient = param.tensor.f_grad()?;
@@ -58,5 +81,32 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
             found.zero.push(param.name.clone());
         }
     }
+    if found.missing.is_empty() && found.non_finite.is_empty() {
+        found.step = Some(descend(&trial, loss.f_double_value(&[])?, &loss_of)?);
+    }
     Ok(found)
+}
+
+/// Tries ever smaller steps until one lowers the loss, as a gradient promises of small ones.
+fn descend(model: &Model, before: f64, loss_of: &dyn Fn(&Model) -> Result<Tensor>) -> Result<Step> {
+    let _guard = no_grad();
+    let start = model.params().iter().map(|param| deep_copy(&param.tensor)).collect::<Result<Vec<_>>>()?;
+    let mut square = 0.0;
+    for param in model.params() {
+        square += param.tensor.f_grad()?.f_to_kind(Kind::Double)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+    }
+    let first = (before / square).min(1.0);
+    let mut step = Step { learning_rate: first, before, after: f64::NAN };
+    for exponent in 0..8 {
+        step.learning_rate = first * 0.1_f64.powi(exponent);
+        for (param, start) in model.params().iter().zip(&start) {
+            let moved = start.f_sub(&param.tensor.f_grad()?.f_mul_scalar(step.learning_rate)?)?;
+            param.tensor.shallow_clone().f_copy_(&moved)?;
+        }
+        step.after = loss_of(model)?.f_double_value(&[])?;
+        if step.after < before {
+            break;
+        }
+    }
+    Ok(step)
 }

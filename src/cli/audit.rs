@@ -103,7 +103,7 @@ fn audit(args: &Args) -> Result<()> {
     let expected = common::expected(&model, &adapter, args.resize);
     let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let repaired = |model: Model, path: &Path| -> Result<Model> {
-        let model = with_batch_norm(model, &Batches::new(&probe, &adapter, device)?).at(|| path.display())?;
+        let model = common::with_batch_norm(model, &Batches::new(&probe, &adapter, device)?).at(|| path.display())?;
         let report = model.report();
         for text in report.repairs.iter().chain(&report.notes) {
             reporter.note(&format!("{}: {text}", path.display()));
@@ -201,18 +201,6 @@ struct Finished {
 fn open(path: &Path, adapter: &Adapter, reading: &Reading, device: Device) -> Result<Model> {
     let file = onnx::read(path, &reading.limits()?)?;
     Model::import(file, &common::import_options(adapter), device)
-}
-
-/// Probing images on which the statistics of batch normalisation are measured, at most, and how many at a time.
-const STATISTICS_IMAGES: (i64, usize) = (2_000, 50);
-
-fn with_batch_norm(model: Model, probe: &Batches) -> Result<Model> {
-    let (most, at_a_time) = STATISTICS_IMAGES;
-    let all = i64::try_from(probe.len()).map_err(Error::unexpected)?;
-    let count = all.min(most);
-    // Folders are read class by class: the images have to be spread over all of them.
-    let positions: Vec<i64> = (0..count).map(|index| index * all / count.max(1)).collect();
-    model.with_batch_norm(&mut positions.chunks(at_a_time).map(|positions| probe.batch(&Tensor::f_from_slice(positions)?)))
 }
 
 fn settings(args: &Args) -> Result<AttackSettings> {

@@ -123,6 +123,10 @@ fn text(check: &Check) -> String {
     if let Some(gradients) = &check.gradients {
         let text = gradients.fault().unwrap_or_else(|| "finite and not zero for every trainable parameter".to_string());
         line(format!("gradients:  {text}"));
+        if let Some(step) = gradients.step {
+            let check::gradients::Step { learning_rate, before, after } = step;
+            line(format!("            one step of {learning_rate:.1e} takes the loss from {before:.4} to {after:.4}"));
+        }
     }
     let verdict = match check.verdict().map(|e| e.kind()) {
         None => "can be believed",

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::progress::Reporter;
 use crate::data::adapter::Output;
-use crate::data::{Adapter, FolderOptions, ImageSet, read_folder};
+use crate::data::{Adapter, Batches, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
 use crate::graph::{Head, ImportOptions, Model};
 use crate::onnx::Limits;
-use crate::tensor::{Device, DeviceChoice, set_threads};
+use crate::tensor::{Device, DeviceChoice, Tensor, set_threads};
 
 /// Where and how to compute.
 #[derive(Debug, Clone, clap::Args)]
@@ -134,6 +134,19 @@ pub fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Expected {
     let labels = Some(&model.report().labels).filter(|l| l.iter().zip(0..).any(|(label, index)| *label != index.to_string()));
     let classes = adapter.classes.as_ref().or(labels).cloned();
     Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes, resize }
+}
+
+/// Images on which the statistics of batch normalisation are measured, at most, and how many at a time.
+const STATISTICS_IMAGES: (i64, usize) = (2_000, 50);
+
+/// Puts folded batch normalisation back, where the adapter and the graph want that, with statistics of some of the images.
+pub fn with_batch_norm(model: Model, images: &Batches) -> Result<Model> {
+    let (most, at_a_time) = STATISTICS_IMAGES;
+    let all = i64::try_from(images.len()).map_err(Error::unexpected)?;
+    let count = all.min(most);
+    // Folders are read class by class: the images have to be spread over all of them.
+    let positions: Vec<i64> = (0..count).map(|index| index * all / count.max(1)).collect();
+    model.with_batch_norm(&mut positions.chunks(at_a_time).map(|positions| images.batch(&Tensor::f_from_slice(positions)?)))
 }
 
 /// Reads a folder of images with progress, says what was wrong with which image, and keeps decoded images beside `cache` if given.

@@ -5,6 +5,7 @@ mod check;
 mod common;
 mod conformance;
 mod data;
+mod export;
 mod operators;
 mod progress;
 mod train;
@@ -41,6 +42,8 @@ enum Command {
     Check(check::Args),
     /// Attack one model and report how much of the forgotten class membership comes back.
     Audit(audit::Args),
+    /// Write a model as it was imported, with its repairs, as ONNX; or its weights alone as safetensors.
+    Export(export::Args),
     /// Run ONNX's own test cases, one line each.
     Conformance(conformance::Args),
     /// Print every supported operator: opsets, weights, gradients; and what is left out, and why.
@@ -83,6 +86,7 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Check(args) => check::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Operators(args) => {
             operators::run(&args);

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::metrics::accuracy;
 use crate::nets::{self, Backbone, InputShape};
-use crate::onnx;
 use crate::tensor::{Device, no_grad, to_i64s};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::samples::resident;
@@ -119,7 +118,9 @@ pub fn run(args: &Args) -> Result<()> {
         let test = common::images(folder, &expected, None, &reporter)?;
         println!("accuracy on the test images: {:.2} %", accuracy_on(&test)?);
     }
-    onnx::save(&model.to_onnx()?, &args.out)?;
+    let settings = serde_json::to_string(&settings).map_err(Error::unexpected)?;
+    let data = &set.sha256;
+    model.save(&args.out, &[("version", env!("CARGO_PKG_VERSION")), ("trained_on_sha256", data), ("settings", &settings)])?;
     reporter.note(&format!("wrote {}", args.out.display()));
     Ok(())
 }

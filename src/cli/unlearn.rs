@@ -8,7 +8,6 @@ use crate::data::{Adapter, Augment, Batches, ImageSet, splits};
 use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::nets::{self, Backbone, InputShape};
-use crate::onnx;
 use crate::train::Control;
 use crate::train::samples::resident;
 use crate::unlearn::{self, Method, Start, calibrate_ga};
@@ -107,7 +106,14 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.forget_images {
         common::copy_images(&args.data, folder, &forget)?;
     }
-    onnx::save(&model.to_onnx()?, &args.out)?;
+    let notes = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("unlearned_by", method.name()),
+        ("unlearned_from_sha256", original.sha256()),
+        ("retain_sha256", &retain.sha256),
+        ("forget_sha256", &forget.sha256),
+    ];
+    model.save(&args.out, &notes)?;
     reporter.note(&format!("wrote {} and {}", args.out.display(), split_file.display()));
     Ok(())
 }

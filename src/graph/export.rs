@@ -7,7 +7,7 @@ use crate::graph::nodes::{int_attribute, new_node, tensor_attribute};
 use crate::graph::passes::batch_size::Patch;
 use crate::onnx;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, is_float};
 
 /// Writes `values` (as the plan numbers them) into a copy of the file.
 pub(crate) fn export(shared: &Shared, values: &[Tensor]) -> Result<ModelProto> {
@@ -34,7 +34,52 @@ pub(crate) fn export(shared: &Shared, values: &[Tensor]) -> Result<ModelProto> {
         set_input(node_at(graph, copy.place)?, copy.position, &copy.name)?;
     }
     apply_patches(graph, &shared.patches)?;
+    // Shapes of values inside the graph may state an old batch size or worse, and follow from the nodes anyway. Types of integers do not:
+    // several are held in one kind of tensor.
+    graph.value_info.retain(|info| !is_float_or_unknown(info));
+    plain_constants(&mut model)?;
     Ok(model)
+}
+
+/// Constants as every reader takes them: an attribute that holds a plain zero is not written at all by protobuf's third edition, and
+/// opsets below 9 know no Constant of integers.
+fn plain_constants(model: &mut ModelProto) -> Result<()> {
+    let opset = model.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max();
+    let old = opset.unwrap_or(0) < 9;
+    let Some(graph) = model.graph.as_mut() else { return Ok(()) };
+    for node in graph.node.iter_mut().filter(|node| node.op_type == "Constant") {
+        let Some(attribute) = node.attribute.first() else { continue };
+        let value = match attribute.name.as_str() {
+            "value_int" if attribute.i == 0 => Tensor::f_from_slice(&[attribute.i])?,
+            "value_float" if attribute.f == 0.0 => Tensor::f_from_slice(&[attribute.f])?,
+            _ => continue,
+        };
+        node.attribute = vec![tensor_attribute("value", onnx::to_proto("", &value.f_reshape([0_i64; 0])?)?)];
+    }
+    let is_integers = |node: &NodeProto| {
+        let tensor = node.attribute.first().and_then(|attribute| attribute.t.as_ref()).filter(|_| node.op_type == "Constant");
+        tensor.is_some_and(|tensor| onnx::kind_of(tensor.data_type).is_ok_and(|kind| !is_float(kind)))
+    };
+    if old && graph.node.iter().any(is_integers) {
+        let (constants, others) = std::mem::take(&mut graph.node).into_iter().partition(is_integers);
+        graph.node = others;
+        let constants: Vec<NodeProto> = constants;
+        for node in constants {
+            let (value, name) =
+                (node.attribute.into_iter().next().and_then(|a| a.t.into_option()), node.output.into_iter().next());
+            if let (Some(value), Some(name)) = (value, name) {
+                graph.initializer.push(TensorProto { name, ..value });
+            }
+        }
+        // Older files have to list every initializer among the inputs.
+        model.ir_version = model.ir_version.max(4);
+    }
+    Ok(())
+}
+
+fn is_float_or_unknown(info: &ValueInfoProto) -> bool {
+    let declared = info.type_.as_ref().filter(|kind| kind.has_tensor_type()).map(|kind| kind.tensor_type().elem_type);
+    declared.is_none_or(|code| onnx::kind_of(code).map_or(true, is_float))
 }
 
 /// Makes a node a constant of that value.
@@ -106,8 +151,6 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
     for (place, nodes) in inserted {
         graph.node.splice(place..place, nodes);
     }
-    // Declared intermediate shapes state the old batch size.
-    graph.value_info.clear();
     let initializers: std::collections::HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
     for info in graph.input.iter_mut().filter(|i| !initializers.contains(&i.name)).chain(&mut graph.output) {
         open_batch_dimension(info);
@@ -115,20 +158,22 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
     Ok(())
 }
 
-/// `source` (and its rank) repeated to the size that `like` has along `axis`: Expand to ones everywhere else.
+/// The first of `source` (and its rank) along `axis`, repeated to the size that `like` has there: Expand to ones everywhere else.
 fn repeat_nodes(graph: &mut GraphProto, number: usize, source: (&str, usize), like: &str, axis: usize) -> Result<Vec<NodeProto>> {
     let (source, rank) = source;
     let after = rank.checked_sub(axis + 1).ok_or_else(|| Error::unexpected(format!("rank {rank} has no axis {axis}")))?;
     let name = |what: &str| format!("batch_free.{number}.{what}");
     let position = i64::try_from(axis).map_err(Error::unexpected)?;
-    for (what, values) in [("before", vec![1_i64; axis]), ("after", vec![1; after]), ("axis", vec![position])] {
+    for (what, values) in [("before", vec![1_i64; axis]), ("after", vec![1; after]), ("axis", vec![position]), ("first", vec![0])]
+    {
         graph.initializer.push(onnx::to_proto(&name(what), &Tensor::f_from_slice(&values)?)?);
     }
     Ok(vec![
         new_node("Shape", &[like.to_string()], name("shape"), vec![]),
         new_node("Gather", &[name("shape"), name("axis")], name("batch"), vec![int_attribute("axis", 0)]),
         new_node("Concat", &[name("before"), name("batch"), name("after")], name("target"), vec![int_attribute("axis", 0)]),
-        new_node("Expand", &[source.to_string(), name("target")], format!("batch_free.{number}"), vec![]),
+        new_node("Gather", &[source.to_string(), name("first")], name("one"), vec![int_attribute("axis", position)]),
+        new_node("Expand", &[name("one"), name("target")], format!("batch_free.{number}"), vec![]),
     ])
 }
 

@@ -128,6 +128,8 @@ pub(crate) struct Shared {
     pub options: ImportOptions,
     pub report: ImportReport,
     pub sha256: String,
+    /// Whether the file kept tensors in files beside it.
+    pub external_data: bool,
 }
 
 /// What is known of one stored tensor.
@@ -211,6 +213,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     };
     let plan = Plan::compile(ir, &indices, &[logits, output])?;
     let sha256 = file.identity()?;
+    let external_data = sha256 != file.sha256;
     let mut file = file;
     clear_payload(&mut file.model, &infos);
     for &place in &roles.dequantised {
@@ -236,6 +239,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         options: options.clone(),
         report,
         sha256,
+        external_data,
     };
     shared.classes = classes(&shared, &stored, &input)?;
     find_softmax_by_its_numbers(&mut shared, &stored, &input)?;

@@ -297,6 +297,35 @@ impl Model {
         export::export(&self.shared, &values)
     }
 
+    /// Writes the graph with the present values, its tensors in a file beside it if the model came so, and `notes` in its metadata.
+    ///
+    /// # Errors
+    /// Unsupported, when the model is too large for one file; Unexpected, where the disk does not cooperate.
+    pub fn save(&self, path: &Path, notes: &[(&str, &str)]) -> Result<()> {
+        let mut proto = self.to_onnx()?;
+        onnx::annotate(&mut proto, notes);
+        if self.shared.external_data { onnx::save_with_data(proto, path) } else { onnx::save(&proto, path) }
+    }
+
+    /// Writes parameters and running statistics alone, by their names, as safetensors.
+    ///
+    /// # Errors
+    /// Unexpected, where the disk does not cooperate.
+    pub fn save_weights(&self, path: &Path) -> Result<()> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let io = |error: std::io::Error| Error::io(path, &error);
+        let scratch = tempfile::tempdir_in(directory).map_err(io)?;
+        let partial = scratch.path().join("weights");
+        let tensors: Vec<(String, Tensor)> = self
+            .state()?
+            .0
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.f_to_device(Device::Cpu)?.f_contiguous()?)))
+            .collect::<Result<_>>()?;
+        Tensor::write_safetensors(&tensors, &partial)?;
+        std::fs::rename(&partial, path).map_err(io)
+    }
+
     /// The number of classes K.
     pub fn classes(&self) -> usize {
         self.shared.classes

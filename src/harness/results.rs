@@ -356,15 +356,15 @@ fn private(path: &Path) -> Result<()> {
 /// Writes a model with a note of how it came about.
 fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> Result<()> {
     let mut proto = model.to_onnx()?;
-    let note = |key: &str, value: &str| onnx::proto::StringStringEntryProto {
-        key: key.into(),
-        value: value.into(),
-        ..Default::default()
-    };
-    proto.metadata_props.retain(|p| !p.key.starts_with("cmira."));
-    proto.metadata_props.push(note("cmira.version", &provenance.cmira));
-    proto.metadata_props.push(note("cmira.audited_model_sha256", &provenance.model_sha256));
-    proto.metadata_props.push(note("cmira.settings_sha256", &provenance.settings_sha256));
+    onnx::annotate(
+        &mut proto,
+        &[
+            ("version", &provenance.cmira),
+            ("audited_model_sha256", &provenance.model_sha256),
+            ("settings_sha256", &provenance.settings_sha256),
+            ("repairs", &model.report().repairs.join("; ")),
+        ],
+    );
     let path = audit.results.join(name);
     onnx::save(&proto, &path)?;
     private(&path)

@@ -42,4 +42,4 @@ pub use limits::Limits;
 pub use read::{OnnxFile, from_bytes, from_model, read, read_tensor};
 pub(crate) use tensors::{INT2, UINT2};
 pub use tensors::{data_type_of, from_proto, kind_of, to_proto};
-pub use write::save;
+pub use write::{annotate, save, save_with_data};

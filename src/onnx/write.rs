@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::names::quoted;
 use super::proto::tensor_proto::DataLocation;
-use super::proto::{ModelProto, TensorProto};
+use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
 use super::read::hex;
 use super::walk;
 use crate::error::{Error, Place, Result};
@@ -27,12 +27,68 @@ pub fn save(model: &ModelProto, path: &Path) -> Result<()> {
     save_checked(model, path).at(|| path.display())
 }
 
+/// Writes the model with its larger tensors in one file beside it, named like it with `.data` behind. Where another program reads
+/// the two between the one and the other being renewed, it finds the new values under the old graph.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_with_data(mut model: ModelProto, path: &Path) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("model.onnx");
+    let location = format!("{name}.data");
+    let mut write = || -> Result<()> {
+        let mut data = Vec::new();
+        if let Some(graph) = model.graph.as_mut() {
+            graph.initializer.iter_mut().for_each(|tensor| externalise(tensor, &location, &mut data));
+        }
+        write_whole(&path.with_file_name(&location), |file| file.write_all(&data))?;
+        size(&model)?;
+        write_whole(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))
+    };
+    write().at(|| path.display())
+}
+
+/// Bytes that a tensor needs to be worth a place in the file of data.
+const SMALLEST_EXTERNAL: usize = 1024;
+
+/// Where the values of each tensor start: what the onnx package writes, so that they can be mapped into memory.
+const ALIGNMENT: usize = 4096;
+
+fn externalise(tensor: &mut TensorProto, location: &str, data: &mut Vec<u8>) {
+    if tensor.raw_data.len() < SMALLEST_EXTERNAL {
+        return;
+    }
+    data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+    let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value, ..Default::default() };
+    tensor.external_data = vec![
+        entry("location", location.to_string()),
+        entry("offset", data.len().to_string()),
+        entry("length", tensor.raw_data.len().to_string()),
+    ];
+    tensor.data_location = DataLocation::EXTERNAL.into();
+    data.append(&mut tensor.raw_data);
+}
+
+/// Says in a model's metadata how it came about: keys begin with `cmira.`, and replace what an earlier export said.
+pub fn annotate(model: &mut ModelProto, notes: &[(&str, &str)]) {
+    model.metadata_props.retain(|entry| !entry.key.starts_with("cmira."));
+    model.metadata_props.extend(notes.iter().map(|(key, value)| StringStringEntryProto {
+        key: format!("cmira.{key}"),
+        value: (*value).to_string(),
+        ..Default::default()
+    }));
+}
+
 fn save_checked(model: &ModelProto, path: &Path) -> Result<()> {
     size(model)?;
     let external = |tensor: &&TensorProto| tensor.data_location.enum_value() == Ok(DataLocation::EXTERNAL);
     if let Some(tensor) = walk::tensors(model).into_iter().find(external) {
         return Err(Error::unexpected(format!("tensor {} still refers to external data", quoted(&tensor.name))));
     }
+    write_whole(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))
+}
+
+/// Writes a file that appears under its name when all of it is on the disk.
+fn write_whole(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -44,7 +100,7 @@ fn save_checked(model: &ModelProto, path: &Path) -> Result<()> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(directory).map_err(io)?;
-    model.write_to_writer(file.as_file_mut()).map_err(|error| Error::unexpected(format!("cannot write the model: {error}")))?;
+    write(file.as_file_mut()).map_err(io)?;
     file.as_file().sync_all().map_err(io)?;
     file.persist(path).map_err(|error| io(error.error))?;
     sync_directory(directory);
@@ -73,7 +129,7 @@ fn size(model: &ModelProto) -> Result<u64> {
     match model.compute_size() {
         bytes if bytes <= MAX_BYTES => Ok(bytes),
         bytes => Err(Error::unsupported(format!("the model takes {bytes} bytes, but an ONNX file is limited to {MAX_BYTES}"))
-            .help("models of 2 GiB and more need external data, which cmira reads but does not write")),
+            .help("models of 2 GiB and more need external data")),
     }
 }
 
