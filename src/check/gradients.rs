@@ -40,8 +40,7 @@ impl Gradients {
             .find(|(names, _)| !names.is_empty())
             .map(|(names, what)| format!("{} trainable parameters get {what}, first '{}'", names.len(), names[0]))
             .or_else(|| {
-                // Comparisons with NaN are false: that is no lower loss either.
-                let step = self.step.filter(|step| !(step.after < step.before))?;
+                let step = self.step.filter(|step| step.after.is_nan() || step.after >= step.before)?;
                 Some(format!("no step along the gradient lowers the loss: {} becomes {}", step.before, step.after))
             })
     }

@@ -199,10 +199,13 @@ impl Facts {
             Strength::Weak => return Role::Frozen("a single number"),
             Strength::None => {}
         }
+        if constant.tensor.numel() == 1 {
+            return Role::Frozen("a single number");
+        }
         if self.preprocessing[id] {
             return Role::Frozen("preprocessing: arithmetic on the image before the first weight");
         }
-        Role::Frozen(if constant.tensor.numel() == 1 { "a single number" } else { "not in a weight position" })
+        Role::Frozen("not in a weight position")
     }
 }
 

@@ -4,6 +4,7 @@ mod conformance;
 mod demo;
 mod download;
 mod failure;
+mod fixtures;
 mod install;
 mod lock;
 mod measure;
@@ -86,6 +87,13 @@ const TASKS: &[Task] = &[
         about: "Audits the example model in fixtures/ and says where the results are",
         details: "Brings what is missing, as `setup` does, and builds the binary first.",
         run: |workspace, _| demo::run(workspace),
+    },
+    Task {
+        name: "fixtures",
+        flags: &[Flag { name: "--only", value: Some("FRAMEWORK"), about: "one of pytorch, keras, jax, paddle, sklearn" }],
+        about: "Makes the models in fixtures/ anew, with the frameworks' own tools (half an hour)",
+        details: fixtures::DETAILS,
+        run: |workspace, flags| fixtures::run(workspace, flags.value("--only")),
     },
     Task {
         name: "conformance",
