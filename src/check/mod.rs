@@ -4,6 +4,7 @@
 pub mod conformance;
 pub mod gradients;
 pub mod parity;
+pub mod suggest;
 pub mod witness;
 
 use std::collections::BTreeMap;

@@ -25,6 +25,9 @@ pub struct Args {
     /// List every stored tensor: trainable, running statistic, or frozen with the reason.
     #[arg(long)]
     list: bool,
+    /// Print a first adapter file for the model instead, with what the graph tells.
+    #[arg(long, conflicts_with_all = ["json", "list", "images"])]
+    suggest: bool,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -38,6 +41,13 @@ pub struct Args {
 const MOST_IMAGES: usize = 200;
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.suggest {
+        args.compute.start()?;
+        let options = common::import_options(&common::adapter(args.adapter.as_deref())?);
+        let model = Model::import(onnx::read(&args.model, &args.reading.limits()?)?, &options, Device::Cpu)?;
+        print!("{}", check::suggest::adapter(&model));
+        return Ok(());
+    }
     let outcome = common::or_json(args.json, inspect(args))?;
     if args.json {
         let json = serde_json::to_string_pretty(&outcome).map_err(Error::unexpected)?;

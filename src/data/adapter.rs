@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ const MAX_SIDE: usize = 16_384;
 /// classes: [airplane, automobile, bird]
 /// output: logits
 /// ```
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Adapter {
     /// From stored bytes to the numbers that the model was trained on.
@@ -40,7 +41,7 @@ pub struct Adapter {
 }
 
 /// From stored bytes to the numbers that the model was trained on: `(byte * scale - mean) / std`, channel by channel.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Input {
     /// 1 (grey) or 3 (red, green, blue, in this order); without it, what the model file says.
@@ -66,7 +67,7 @@ impl Default for Input {
 }
 
 /// What a classifier's outputs are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
     /// Seen from the graph: a Softmax or LogSoftmax at the end, or numbers that such a function gives; anything else means logits.
@@ -81,6 +82,13 @@ pub enum Output {
 }
 
 impl Adapter {
+    /// The JSON Schema of adapter files, for editors: `docs/adapter.schema.json` is this.
+    pub fn json_schema() -> String {
+        let schema = schemars::schema_for!(Adapter);
+        // A schema is plain JSON, which can be written.
+        serde_json::to_string_pretty(&schema).unwrap_or_default() + "\n"
+    }
+
     /// Reads and checks an adapter file.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -34,7 +35,7 @@ pub struct ImportOptions {
 }
 
 /// Which repairs are made, where somebody wants to decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Repairs {
     /// Batch normalisation that the exporter folded into other weights.
@@ -44,7 +45,7 @@ pub struct Repairs {
 }
 
 /// Whether batch normalisation is put back where an exporter folded it away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchNormRepair {
     /// Where the graph shows that there was some: products and sums per channel, or a residual network of convolutions with biases,
@@ -58,7 +59,7 @@ pub enum BatchNormRepair {
 }
 
 /// Whether a graph that was exported for one batch size is changed to run on any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchSizeRepair {
     /// Where that can be shown to give the same results.
