@@ -3,6 +3,7 @@
 
 pub mod conformance;
 pub mod gradients;
+mod memory;
 pub mod parity;
 pub mod suggest;
 pub mod witness;
@@ -65,6 +66,8 @@ pub struct Check {
     pub unsupported: Vec<Unsupported>,
     /// Seconds from file to trainable model.
     pub import_s: f64,
+    /// Memory that this took at its height beyond what the program had before, in MB; absent where the system does not tell.
+    pub import_peak_mb: Option<f64>,
     /// The whole summary of the import.
     pub import: Option<ImportReport>,
 }
@@ -123,6 +126,7 @@ impl Check {
 /// # Errors
 /// Malformed files, a missing ONNX Runtime, or a failing node. Disagreement is not an error here: see [`Check::verdict`].
 pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
+    let before = memory::resident();
     let started = Instant::now();
     let file = graph::lower(onnx::read(path, limits)?)?;
     let survey = import::survey(&file, options).at(|| path.display().to_string())?;
@@ -132,6 +136,7 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     let started = if device == Device::Cpu { started } else { Instant::now() };
     let model = Model::import_lowered(file, options, device)?;
     let import_s = started.elapsed().as_secs_f64();
+    let import_peak_mb = memory::peak().zip(before).map(|(peak, before)| (peak - before).max(0.0));
     let model = match images {
         Some(images) => {
             let pieces = images.f_split(STATISTICS_BATCH, 0)?;
@@ -169,6 +174,7 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
         repairs: report.repairs.clone(),
         unsupported: Vec::new(),
         import_s,
+        import_peak_mb,
         import: Some(report),
     })
 }
@@ -204,6 +210,7 @@ fn refused(path: &Path, sha256: &str, survey: Survey) -> Check {
         repairs: Vec::new(),
         unsupported: survey.unsupported,
         import_s: 0.0,
+        import_peak_mb: None,
         import: None,
     }
 }

@@ -95,7 +95,8 @@ fn text(check: &Check) -> String {
         return out;
     }
     let operators: Vec<String> = check.operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    line(format!("imported in {:.2} s, opset {}", check.import_s, check.opset));
+    let memory = check.import_peak_mb.map_or_else(String::new, |peak| format!(" and {peak:.0} MB"));
+    line(format!("imported in {:.2} s{memory}, opset {}", check.import_s, check.opset));
     for (index, chunk) in wrap(&operators, 96).into_iter().enumerate() {
         line(format!("{} {chunk}", if index == 0 { "operators: " } else { "           " }));
     }
