@@ -14,7 +14,7 @@ use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
-use crate::graph::plan::{LOGITS, OUTPUT, Plan};
+use crate::graph::plan::{LOGITS, Plan};
 use crate::graph::{Layout, Lowered, Mode};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
@@ -242,8 +242,11 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         sha256,
         external_data,
     };
-    shared.classes = classes(&shared, &stored, &input)?;
-    find_softmax_by_its_numbers(&mut shared, &stored, &input)?;
+    let (classes, scores) = classes(&shared, &stored, &input)?;
+    shared.classes = classes;
+    if let (Head::Logits, Some(scores)) = (head, scores) {
+        find_softmax_by_its_numbers(&mut shared, &scores)?;
+    }
     head::agree(shared.report.head, options.head)?;
     free_batch_size(&mut shared, &mut stored, &input, options.repairs.batch_size)?;
     Ok((shared, stored))
@@ -393,12 +396,9 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input,
 }
 
 /// Scores that are probabilities without a Softmax node at the end get their logarithm as logits, of which they are the softmax.
-fn find_softmax_by_its_numbers(shared: &mut Shared, stored: &[Tensor], input: &Input) -> Result<()> {
-    let (Head::Logits, Some(image)) = (shared.report.head, input.known_image()) else { return Ok(()) };
-    let images = batch_size::random_images(&image, input.batch.unwrap_or(2), input.kind)?;
-    let scores = shared.plan.run(stored, &images, Mode::Eval, OUTPUT)?;
+fn find_softmax_by_its_numbers(shared: &mut Shared, scores: &Tensor) -> Result<()> {
     let tolerance = if matches!(scores.kind(), Kind::Half | Kind::BFloat16) { 1e-2 } else { 1e-4 };
-    shared.report.head = head::of_numbers(&scores, tolerance)?;
+    shared.report.head = head::of_numbers(scores, tolerance)?;
     if shared.report.head == Head::Probabilities {
         shared.plan.take_logarithm()?;
     }
@@ -419,8 +419,8 @@ const BYTES_A_NUMBER: usize = 1024;
 /// The same for every byte that the file stores: quantised weights are widened, others are transposed.
 const BYTES_A_STORED_BYTE: usize = 8;
 
-/// K, from one batch of black images where the size of images is known: a file can declare what it does not give.
-fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
+/// K, from one batch of images where their size is known, and their logits: a file can declare what it does not give.
+fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, Option<Tensor>)> {
     let output = shared.skeleton.graph.output.iter().find(|output| output.name == shared.report.scores);
     let declared = match output.map(static_dims).unwrap_or_default().as_slice() {
         [_, Some(classes)] => Some(*classes),
@@ -429,9 +429,9 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
     let Some([c, h, w]) = input.known_image() else {
         let error = Error::unsupported("the file states neither the size of its images nor the number of its classes");
         let error = error.help("give input.height and input.width in an adapter file");
-        return declared.and_then(|classes| usize::try_from(classes).ok()).ok_or(error);
+        return declared.and_then(|classes| usize::try_from(classes).ok()).map(|classes| (classes, None)).ok_or(error);
     };
-    let images = Tensor::f_zeros([input.batch.unwrap_or(1), c, h, w], (input.kind, crate::tensor::Device::Cpu))?;
+    let images = batch_size::random_images(&[c, h, w], input.batch.unwrap_or(1), input.kind)?;
     let numbers =
         usize::try_from(input.batch.unwrap_or(1).saturating_mul(c).saturating_mul(h).saturating_mul(w)).unwrap_or(usize::MAX);
     let kept = stored.iter().map(|tensor| tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes())).sum::<usize>();
@@ -454,6 +454,6 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<usize> {
         Some(declared) if i64::try_from(classes) != Ok(declared) => {
             Err(Error::malformed(format!("the output is declared to have {declared} classes and has {classes}")))
         }
-        _ => Ok(classes),
+        _ => Ok((classes, Some(logits))),
     }
 }

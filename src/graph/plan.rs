@@ -178,9 +178,7 @@ impl Plan {
             let outputs = step.run(stored, &slots, mode)?;
             see(step, &outputs)?;
             step.store(outputs, &mut slots);
-            for &slot in &step.last_uses {
-                slots[slot] = None;
-            }
+            step.release(&mut slots);
             if budget < usize::MAX && slots.iter().flatten().map(bytes).sum::<usize>() > budget {
                 let reason = format!("intermediate results take more than {budget} bytes, far more than the images do");
                 return Err(Error::malformed(reason).at(&step.label));
@@ -223,6 +221,11 @@ impl Step {
             );
         }
         Ok(outputs)
+    }
+
+    /// Lets go of what nobody reads after this step.
+    pub fn release(&self, slots: &mut [Option<Tensor>]) {
+        self.last_uses.iter().for_each(|&slot| slots[slot] = None);
     }
 
     /// Puts this step's results where later steps look for them.

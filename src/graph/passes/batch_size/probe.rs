@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::ops::Mode;
 use crate::graph::plan::{OUTPUT, Plan, Source};
-use crate::tensor::{Kind, Tensor, rng, to_i64s};
+use crate::tensor::{Kind, Tensor, rng, to_f64s, to_i64s};
 
 /// Whether a plan has anything in which a batch size could be baked; plans of most convolutional networks have not.
 pub(super) fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
@@ -61,9 +61,35 @@ pub(super) fn trace(plan: &Plan, stored: &[Tensor], images: &Tensor) -> Result<T
             }
         }
         step.store(outputs, &mut slots);
+        step.release(&mut slots);
     }
     let output = find(plan.results[OUTPUT], stored, &slots)?;
     Ok(Trace { shapes, output })
+}
+
+/// Whether a plan as it is gives two batches of images together what it gives each by itself.
+pub(super) fn runs_freely(plan: &Plan, stored: &[Tensor], images: &Tensor, batch: i64) -> Result<bool> {
+    let run = |start: i64, count: i64| plan.run(stored, &images.f_narrow(0, start, count)?, Mode::Eval, OUTPUT);
+    let Ok(both) = run(0, 2 * batch) else { return Ok(false) };
+    if both.size().first() != Some(&(2 * batch)) {
+        return Ok(false);
+    }
+    for start in [0, batch] {
+        if !close(&both.f_narrow(0, start, batch)?, &run(start, batch)?)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether two outputs are the same up to rounding.
+pub(super) fn close(part: &Tensor, whole: &Tensor) -> Result<bool> {
+    if part.size() != whole.size() {
+        return Ok(false);
+    }
+    let (part, whole) = (to_f64s(part)?, to_f64s(whole)?);
+    let scale = whole.iter().fold(0.0_f64, |m, v| m.max(v.abs())).max(1e-30);
+    Ok(part.iter().zip(&whole).all(|(a, b)| (a - b).abs() <= 1e-3 * scale))
 }
 
 pub(super) fn find(source: Source, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Tensor> {
