@@ -5,11 +5,12 @@
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::str::FromStr;
 
 pub use tch::{Device, Kind, NoGradGuard, Reduction, TchError, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -223,4 +224,19 @@ pub fn deep_copy(tensor: &Tensor) -> Result<Tensor> {
 pub fn derive_seed(seed: u64, purpose: &str, index: u64) -> u64 {
     use rand::RngCore;
     rng(seed, purpose, index).next_u64()
+}
+
+/// Writes tensors by name as safetensors, from whatever device; the file appears under its name when all of it is on the disk.
+///
+/// # Errors
+/// Unexpected, naming the file, where the disk does not cooperate.
+pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let host = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?) };
+    let tensors: Vec<(String, Tensor)> = tensors.iter().map(|(n, t)| Ok((n.clone(), host(t)?))).collect::<Result<_>>()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::io(folder, &error))?;
+    Tensor::write_safetensors(&tensors, file.path()).at(|| path.display())?;
+    file.as_file().sync_all().map_err(|error| Error::io(path, &error))?;
+    file.persist(path).map_err(|error| Error::io(path, &error.error))?;
+    Ok(())
 }

@@ -37,8 +37,17 @@ fn twin() -> Model {
     model
 }
 
-/// The same function without normalisation, as exporters write it: by the definition of both operators.
-fn folded(model: &ModelProto) -> ModelProto {
+/// How exporters write a normalisation away.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fold {
+    /// Into the convolution in front.
+    IntoFilters,
+    /// As a product and a sum per channel.
+    AsProducts,
+}
+
+/// The same function without normalisation, by the definition of the operators.
+fn folded(model: &ModelProto, fold: Fold) -> ModelProto {
     let mut model = model.clone();
     let graph = model.graph.as_mut().unwrap();
     let constants: HashMap<String, Tensor> =
@@ -52,15 +61,26 @@ fn folded(model: &ModelProto) -> ModelProto {
         }
         let [scale, shift, mean, variance] = [1, 2, 3, 4].map(|index| &constants[&node.input[index]]);
         let factor = scale / (variance + 1e-5).sqrt();
+        let rest = shift - mean * &factor;
+        graph.initializer.retain(|tensor| !node.input[1..].contains(&tensor.name));
+        if fold == Fold::AsProducts {
+            let product = format!("{}/product", node.output[0]);
+            for (name, values) in [(format!("{product}/by"), &factor), (format!("{product}/and"), &rest)] {
+                let values = values.reshape([1, -1, 1, 1]).to_kind(Kind::Float);
+                graph.initializer.push(to_proto(&name, &values).unwrap());
+            }
+            kept.push(common::node("Mul", &[&node.input[0], &format!("{product}/by")], &product, &[]));
+            kept.push(common::node("Add", &[&product, &format!("{product}/and")], &node.output[0], &[]));
+            continue;
+        }
         let conv = kept.iter_mut().find(|conv| conv.output == node.input[..1]).expect("a convolution in front");
         let filters = &constants[&conv.input[1]] * factor.reshape([-1, 1, 1, 1]);
         let place = graph.initializer.iter_mut().find(|tensor| tensor.name == conv.input[1]).unwrap();
         *place = to_proto(&conv.input[1], &filters.to_kind(Kind::Float)).unwrap();
         let bias = format!("{}/bias", conv.output[0]);
-        graph.initializer.push(to_proto(&bias, &(shift - mean * &factor).to_kind(Kind::Float)).unwrap());
+        graph.initializer.push(to_proto(&bias, &rest.to_kind(Kind::Float)).unwrap());
         conv.input.push(bias);
         conv.output.clone_from(&node.output);
-        graph.initializer.retain(|tensor| !node.input[1..].contains(&tensor.name));
     }
     graph.node = kept;
     model
@@ -81,12 +101,17 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn folded_normalisation_is_put_back_and_trains_like_the_original() {
-    let twin = twin();
-    let folded = folded(&twin.to_onnx().unwrap());
+    for fold in [Fold::IntoFilters, Fold::AsProducts] {
+        is_put_back(&twin(), fold);
+    }
+}
+
+fn is_put_back(twin: &Model, fold: Fold) {
+    let folded = folded(&twin.to_onnx().unwrap(), fold);
     let kept = import(folded.clone(), BatchNormRepair::Keep);
     let back = import(folded, BatchNormRepair::Auto);
     assert!(kept.buffers().next().is_none());
-    assert_eq!(back.buffers().count(), twin.buffers().count(), "{:?}", back.report().repairs);
+    assert_eq!(back.buffers().count(), twin.buffers().count(), "{fold:?}: {:?}", back.report().repairs);
 
     // In evaluation nothing changed.
     let other = images().flip([3]);
@@ -96,7 +121,7 @@ fn folded_normalisation_is_put_back_and_trains_like_the_original() {
     let half = other.narrow(0, 0, 8) * 0.5;
     let expected = twin.forward(&half, Mode::Train).unwrap();
     let found = difference(&back.forward(&half, Mode::Train).unwrap(), &expected);
-    assert!(found < 1e-3, "{found}");
+    assert!(found < 1e-3, "{fold:?}: {found}");
     assert!(difference(&kept.forward(&half, Mode::Train).unwrap(), &expected) > 0.05);
     // Scales and shifts are the original's.
     let one = |model: &Model, name: &str| {
@@ -105,13 +130,13 @@ fn folded_normalisation_is_put_back_and_trains_like_the_original() {
         Tensor::cat(&found.collect::<Vec<_>>(), 0).sort(0, false).0
     };
     // A running variance is that of a population: n / (n - 1), with n = 768 in the last layers.
-    let found = difference(&one(&back, "/batch_norm/scale"), &one(&twin, ".weight"));
-    assert!(found < 2e-3, "{found}");
+    let found = difference(&one(&back, "/batch_norm/scale"), &one(twin, ".weight"));
+    assert!(found < 2e-3, "{fold:?}: {found}");
 }
 
 #[test]
 fn the_export_holds_the_normalisation() {
-    let back = import(folded(&twin().to_onnx().unwrap()), BatchNormRepair::Auto);
+    let back = import(folded(&twin().to_onnx().unwrap(), Fold::IntoFilters), BatchNormRepair::Auto);
     let folder = Folder::new();
     let path = folder.save_model(back.to_onnx().unwrap());
     let _guard = no_grad();
@@ -125,7 +150,7 @@ fn the_export_holds_the_normalisation() {
 #[test]
 fn what_only_might_have_been_folded_is_asked_about() {
     let proto = classifier(Backbone::Vgg16, InputShape { channels: 3, height: 32, width: 32 }, 10, 5).unwrap();
-    let plain = folded(&proto);
+    let plain = folded(&proto, Fold::IntoFilters);
     let model = Model::from_proto("plain", plain.clone(), Device::Cpu).unwrap();
     assert!(model.report().notes.iter().any(|note| note.contains("batch_norm: reinsert")), "{:?}", model.report().notes);
     assert!(model.buffers().next().is_none());

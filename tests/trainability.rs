@@ -151,19 +151,12 @@ fn probes() -> Vec<Probe> {
             &[(0, &[5, 6])],
         )
         .with("index", &ints(&[0, 1, 2, 3, 4, 0, 1, 2]).reshape([8, 1])),
-        Probe::new(
-            "Where",
-            vec![node("Greater", &["conv", "zero"], "positive", &[]), node("Where", &["positive", "conv", "w0"], "y", &[])],
-            &[(2, channel)],
-        )
-        .with("zero", &Tensor::zeros([1_i64], (Kind::Double, Device::Cpu))),
-        Probe::new(
-            "Where",
-            vec![node("Greater", &["conv", "zero"], "positive", &[]), node("Where", &["positive", "w0", "conv"], "y", &[])],
-            &[(1, channel)],
-        )
-        .with("zero", &Tensor::zeros([1_i64], (Kind::Double, Device::Cpu))),
     ];
+    for (position, inputs) in [(1, ["positive", "w0", "conv"]), (2, ["positive", "conv", "w0"])] {
+        let nodes = vec![node("Greater", &["conv", "zero"], "positive", &[]), node("Where", &inputs, "y", &[])];
+        let zero = Tensor::zeros([1_i64], (Kind::Double, Device::Cpu));
+        probes.push(Probe::new("Where", nodes, &[(position, channel)]).with("zero", &zero));
+    }
     for operator in ["Add", "Sub", "Mul", "Div", "Sum"] {
         for position in [0, 1] {
             let inputs = if position == 0 { ["w0", "conv"] } else { ["conv", "w0"] };

@@ -16,7 +16,8 @@ pub struct Gradients {
     pub non_finite: Vec<String>,
     /// A gradient that is zero everywhere.
     pub zero: Vec<String>,
-    /// One step of gradient descent along all of them; absent when no gradient is usable.
+    /// One step of gradient descent along all of them; absent when no gradient is usable, or when weights of half precision are too
+    /// coarse for any step that was tried to change the loss.
     pub step: Option<Step>,
 }
 
@@ -81,7 +82,9 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
         }
     }
     if found.missing.is_empty() && found.non_finite.is_empty() {
-        found.step = Some(descend(&trial, loss.f_double_value(&[])?, &loss_of)?);
+        let step = descend(&trial, loss.f_double_value(&[])?, &loss_of)?;
+        let coarse = trial.params().iter().any(|param| matches!(param.tensor.kind(), Kind::Half | Kind::BFloat16));
+        found.step = Some(step).filter(|step| !(coarse && step.after == step.before));
     }
     Ok(found)
 }

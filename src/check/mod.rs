@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::import::{self, ImportOptions, Survey};
 use crate::graph::{self, ImportReport, Model, Unsupported};
 use crate::onnx::{self, Limits};
@@ -128,13 +128,16 @@ impl Check {
 pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
     let before = memory::resident();
     let started = Instant::now();
-    let file = graph::lower(onnx::read(path, limits)?)?;
-    let survey = import::survey(&file, options).at(|| path.display().to_string())?;
-    if !survey.unsupported.is_empty() {
-        return Ok(refused(path, file.sha256(), survey));
-    }
-    let started = if device == Device::Cpu { started } else { Instant::now() };
-    let model = Model::import_lowered(file, options, device)?;
+    let model = match Model::import(onnx::read(path, limits)?, options, device) {
+        Ok(model) => model,
+        // An import ends at the first node that it cannot do; a list of all of them says more.
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            let file = graph::lower(onnx::read(path, limits)?)?;
+            let survey = import::survey(&file, options).at(|| path.display().to_string())?;
+            return if survey.unsupported.is_empty() { Err(error) } else { Ok(refused(path, file.sha256(), survey)) };
+        }
+        Err(error) => return Err(error),
+    };
     let import_s = started.elapsed().as_secs_f64();
     let import_peak_mb = memory::peak().zip(before).map(|(peak, before)| (peak - before).max(0.0));
     let model = match images {

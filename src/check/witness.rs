@@ -42,10 +42,13 @@ impl Witness {
             Some(Ok(session)) => session,
             // Some exporters declare shapes of values inside the graph that the nodes contradict. Nothing needs them.
             Some(Err(error)) => {
-                let again = builder.commit_from_memory(&reduced(path, None)?);
-                again.map_err(|_| refused(&error))?
+                let reduced = reduced(path, None).map_err(|_| refused(&error))?;
+                builder.commit_from_memory(&reduced).map_err(|_| refused(&error))?
             }
-            None => builder.commit_from_memory(&reduced(path, Some(&import.scores))?).map_err(|e| refused(&e))?,
+            None => {
+                let reduced = reduced(path, Some(&import.scores)).map_err(|e| refused(&e))?;
+                builder.commit_from_memory(&reduced).map_err(|e| refused(&e))?
+            }
         };
         let input = session.inputs().first().map(|input| input.dtype());
         let batch = input.and_then(|i| i.tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);

@@ -245,7 +245,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     let (classes, scores) = classes(&shared, &stored, &input)?;
     shared.classes = classes;
     if let (Head::Logits, Some(scores)) = (head, scores) {
-        find_softmax_by_its_numbers(&mut shared, &scores)?;
+        find_softmax_by_its_numbers(&mut shared, &stored, &input, &scores)?;
     }
     head::agree(shared.report.head, options.head)?;
     free_batch_size(&mut shared, &mut stored, &input, options.repairs.batch_size)?;
@@ -396,9 +396,21 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input,
 }
 
 /// Scores that are probabilities without a Softmax node at the end get their logarithm as logits, of which they are the softmax.
-fn find_softmax_by_its_numbers(shared: &mut Shared, scores: &Tensor) -> Result<()> {
-    let tolerance = if matches!(scores.kind(), Kind::Half | Kind::BFloat16) { 1e-2 } else { 1e-4 };
-    shared.report.head = head::of_numbers(scores, tolerance)?;
+/// What the scores of the first images look like has to hold for others as well.
+fn find_softmax_by_its_numbers(shared: &mut Shared, stored: &[Tensor], input: &Input, first: &Tensor) -> Result<()> {
+    let tolerance = if matches!(first.kind(), Kind::Half | Kind::BFloat16) { 1e-2 } else { 1e-4 };
+    let found = head::of_numbers(first, tolerance)?;
+    let (false, Some(image)) = (found == Head::Logits, input.known_image()) else { return Ok(()) };
+    let batch = input.batch.unwrap_or(1);
+    let images = batch_size::random_images(&image, 4 * batch, Kind::Float)?;
+    for piece in 1..4 {
+        // Of another size than the first ones, too: from -1 to 3.
+        let images = images.f_narrow(0, piece * batch, batch)?.f_mul_scalar(4.0)?.f_sub_scalar(1.0)?.f_to_kind(input.kind)?;
+        if head::of_numbers(&shared.plan.run(stored, &images, Mode::Eval, LOGITS)?, tolerance)? != found {
+            return Ok(());
+        }
+    }
+    shared.report.head = found;
     if shared.report.head == Head::Probabilities {
         shared.plan.take_logarithm()?;
     }

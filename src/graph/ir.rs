@@ -207,9 +207,13 @@ impl Reader<'_> {
             let name = sparse.values.as_ref().map_or("", |values| &values.name);
             return Err(Error::unsupported(format!("sparse initializer '{name}' is not supported")));
         }
-        self.graph.initializer.iter().for_each(|proto| {
+        for proto in &self.graph.initializer {
+            // A file has been checked for this; names that a rewrite gives may be in it already.
+            if self.ids.contains_key(&proto.name) {
+                return Err(Error::malformed(format!("the initializer '{}' is there twice", proto.name)));
+            }
             self.add(&proto.name);
-        });
+        }
         for input in &self.graph.input {
             if !self.ids.contains_key(&input.name) {
                 self.add(&input.name);

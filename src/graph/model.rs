@@ -12,7 +12,7 @@ use crate::graph::plan::{LOGITS, OUTPUT};
 use crate::graph::{Lowered, lower};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Limits, OnnxFile};
-use crate::tensor::{Device, Tensor, deep_copy, no_grad};
+use crate::tensor::{Device, Tensor, deep_copy, no_grad, write_safetensors};
 
 /// A trainable leaf of a [`Model`].
 pub struct Param {
@@ -313,18 +313,7 @@ impl Model {
     /// # Errors
     /// Unexpected, where the disk does not cooperate.
     pub fn save_weights(&self, path: &Path) -> Result<()> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let io = |error: std::io::Error| Error::io(path, &error);
-        let scratch = tempfile::tempdir_in(directory).map_err(io)?;
-        let partial = scratch.path().join("weights");
-        let tensors: Vec<(String, Tensor)> = self
-            .state()?
-            .0
-            .into_iter()
-            .map(|(name, tensor)| Ok((name, tensor.f_to_device(Device::Cpu)?.f_contiguous()?)))
-            .collect::<Result<_>>()?;
-        Tensor::write_safetensors(&tensors, &partial)?;
-        std::fs::rename(&partial, path).map_err(io)
+        write_safetensors(path, &self.state()?.0)
     }
 
     /// The number of classes K.

@@ -8,7 +8,7 @@ use crate::attack::sets::Predictions;
 use crate::attack::{Course, Iteration};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Model, State};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Tensor, write_safetensors};
 
 /// The stored state of one audit: a folder inside its results.
 pub struct Store {
@@ -73,7 +73,7 @@ impl Store {
 
     /// Stores a model's parameters and running statistics.
     pub fn save_model(&self, name: &str, model: &Model) -> Result<()> {
-        write_tensors(&self.model_file(name), &model.state()?.0)
+        write_safetensors(&self.model_file(name), &model.state()?.0)
     }
 
     /// Brings a stored model back into `model`; false if there is none.
@@ -170,18 +170,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, &e))?;
-    file.persist(path).map_err(|e| Error::io(path, &e.error))?;
-    Ok(())
-}
-
-/// Copies on the host, written beside the file and moved into place.
-fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let host = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?) };
-    let tensors: Vec<(String, Tensor)> = tensors.iter().map(|(n, t)| Ok((n.clone(), host(t)?))).collect::<Result<_>>()?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
-    Tensor::write_safetensors(&tensors, file.path()).at(|| path.display().to_string())?;
-    file.as_file().sync_all().map_err(|e| Error::io(path, &e))?;
     file.persist(path).map_err(|e| Error::io(path, &e.error))?;
     Ok(())
 }

@@ -27,11 +27,11 @@ pub fn save(model: &ModelProto, path: &Path) -> Result<()> {
     save_checked(model, path).at(|| path.display())
 }
 
-/// Writes the model with its larger tensors in one file beside it, named like it with `.data` behind. Where another program reads
-/// the two between the one and the other being renewed, it finds the new values under the old graph.
+/// Writes the model with its larger tensors in one file beside it, named like it with `.data` behind. Both are on the disk before
+/// either appears; an old model goes before the new data come, so that nobody ever finds one model's graph with another's values.
 ///
 /// # Errors
-/// As [`save`].
+/// As [`save`]; after a failure the old files are untouched, unless they could not be replaced.
 pub fn save_with_data(mut model: ModelProto, path: &Path) -> Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("model.onnx");
     let location = format!("{name}.data");
@@ -40,9 +40,16 @@ pub fn save_with_data(mut model: ModelProto, path: &Path) -> Result<()> {
         if let Some(graph) = model.graph.as_mut() {
             graph.initializer.iter_mut().for_each(|tensor| externalise(tensor, &location, &mut data));
         }
-        write_whole(&path.with_file_name(&location), |file| file.write_all(&data))?;
         size(&model)?;
-        write_whole(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))
+        let beside = path.with_file_name(&location);
+        let values = stage(&beside, |file| file.write_all(&data))?;
+        let graph = stage(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))?;
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot_write(error)),
+            _ => {}
+        }
+        appear(values, &beside)?;
+        appear(graph, path)
     };
     write().at(|| path.display())
 }
@@ -84,26 +91,34 @@ fn save_checked(model: &ModelProto, path: &Path) -> Result<()> {
     if let Some(tensor) = walk::tensors(model).into_iter().find(external) {
         return Err(Error::unexpected(format!("tensor {} still refers to external data", quoted(&tensor.name))));
     }
-    write_whole(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))
+    appear(stage(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))?, path)
 }
 
-/// Writes a file that appears under its name when all of it is on the disk.
-fn write_whole(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let io = |error: std::io::Error| Error::unexpected(format!("cannot write the model: {error}"));
+fn cannot_write(error: std::io::Error) -> Error {
+    Error::unexpected(format!("cannot write the model: {error}"))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Brings all of a file onto the disk, under a name of its own beside `path`.
+fn stage(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".onnx-").suffix(".partial");
     // A temporary file is private by default; this one becomes a file like any other, with the user's umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(directory).map_err(io)?;
-    write(file.as_file_mut()).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|error| io(error.error))?;
-    sync_directory(directory);
+    let mut file = builder.tempfile_in(directory_of(path)).map_err(cannot_write)?;
+    write(file.as_file_mut()).map_err(cannot_write)?;
+    file.as_file().sync_all().map_err(cannot_write)?;
+    Ok(file)
+}
+
+/// Gives a staged file its name.
+fn appear(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
+    file.persist(path).map_err(|error| cannot_write(error.error))?;
+    sync_directory(directory_of(path));
     Ok(())
 }
 

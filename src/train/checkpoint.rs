@@ -10,7 +10,7 @@ use super::optim::Sgd;
 use super::settings::TrainSettings;
 use crate::error::{Error, Place, Result};
 use crate::graph::State;
-use crate::tensor::{Device, Tensor, to_f64s};
+use crate::tensor::{Device, Tensor, to_f64s, write_safetensors};
 
 const MODEL: &str = "model/";
 const MOMENTUM: &str = "momentum/";
@@ -63,7 +63,6 @@ pub(super) fn identity(checkpoint: &Checkpoint, settings: &TrainSettings, images
 
 /// Writes a snapshot beside the file and moves it into place, so that the file is never half written.
 pub(super) fn save(path: &Path, identity: &str, network: &dyn Network, snapshot: &Snapshot) -> Result<()> {
-    let here = || path.display();
     let mut tensors = Vec::new();
     let host = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?) };
     for (name, tensor) in &snapshot.state.0 {
@@ -81,11 +80,7 @@ pub(super) fn save(path: &Path, identity: &str, network: &dyn Network, snapshot:
 
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::io(folder, &error))?;
-    Tensor::write_safetensors(&tensors, file.path()).at(here)?;
-    file.as_file().sync_all().map_err(|error| Error::io(path, &error))?;
-    file.persist(path).map_err(|error| Error::io(path, &error.error))?;
-    Ok(())
+    write_safetensors(path, &tensors)
 }
 
 /// Reads a snapshot, if there is one.
