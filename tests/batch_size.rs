@@ -73,6 +73,14 @@ fn worst_difference(a: &Tensor, b: &Tensor) -> f32 {
     a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// Below opset 18, axes are an attribute.
+fn over_last_axis(mut node: NodeProto) -> NodeProto {
+    node.input.truncate(1);
+    let axes = AttributeProto { name: "axes".into(), type_: AttributeType::INTS.into(), ints: vec![1], ..Default::default() };
+    node.attribute.push(axes);
+    node
+}
+
 struct Scene {
     folder: tempfile::TempDir,
     proto: ModelProto,
@@ -156,6 +164,23 @@ fn a_slice_that_ends_with_the_exported_batch_is_freed() {
         let axes = integers("axes", &[0, 1, 2], &[3]);
         let nodes = vec![node("Slice", &["images", "starts", "ends", "axes"], "half"), node("Flatten", &["half"], "features")];
         Scene::new(classifier(batch, nodes, vec![starts, ends, axes], PIXELS / 2)).runs_on_any_batch();
+    }
+}
+
+#[test]
+fn an_expansion_to_the_exported_batch_is_freed() {
+    for batch in [1, 2] {
+        // Each image's largest number of a channel, spread over the channel: what a division by a norm becomes.
+        let target = integers("target", &[batch * CHANNELS, PIXELS / CHANNELS], &[2]);
+        let constants = vec![target, integers("rows", &[-1, PIXELS / CHANNELS], &[2]), integers("whole", &[-1, PIXELS], &[2])];
+        let nodes = vec![
+            node("Reshape", &["images", "rows"], "channels"),
+            node("ReduceMax", &["channels", "axis"], "largest"),
+            node("Expand", &["largest", "target"], "spread"),
+            node("Reshape", &["spread", "whole"], "features"),
+        ];
+        let nodes = nodes.into_iter().map(|node| if node.op_type == "ReduceMax" { over_last_axis(node) } else { node }).collect();
+        Scene::new(classifier(batch, nodes, constants, PIXELS)).runs_on_any_batch();
     }
 }
 

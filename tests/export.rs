@@ -117,3 +117,23 @@ fn a_constant_of_zero_keeps_its_value() {
     assert_eq!(constant.attribute[0].name, "value");
     assert_eq!(scores(&path), scores(&out));
 }
+
+/// A statistic that the graph computes from constants is a tensor of its own by the time the model goes back.
+#[test]
+fn a_statistic_that_was_computed_is_not_defined_twice() {
+    let folder = Folder::new();
+    let mut initializer = weights(Kind::Float);
+    let ones = Tensor::ones([8], (Kind::Float, Device::Cpu));
+    for (name, tensor) in [("scale", &ones), ("variance", &(&ones * 2.0)), ("half", &(&ones * 0.5)), ("offset", &(&ones * 0.1))] {
+        initializer.push(to_proto(name, tensor).unwrap());
+    }
+    let nodes = classifier(vec![
+        node("Sub", &["half", "offset"], "mean", &[]),
+        node("BatchNormalization", &["conv", "scale", "offset", "mean", "variance"], "features", &[]),
+    ]);
+    let path = folder.save(nodes, value("images", DataType::FLOAT, &[-1, 3, 32, 32]), DataType::FLOAT, initializer);
+    let out = folder.path("out.onnx");
+    let said = run(&["export", text(&path), "--out", text(&out), "--device", "cpu"]);
+    assert!(said.contains("compared with ONNX Runtime: largest error"), "{said}");
+    assert_eq!(scores(&path), scores(&out));
+}

@@ -47,7 +47,7 @@ def export(name, path):
             layer.bias.assign(zoo.spread(random, layer.bias.shape, -0.1, 0.1))
     # A model has to have been called before it can be exported.
     for _ in range(3):
-        model(random.standard_normal((4, size, size, 3)).astype(np.float32) * 60 + 120, training=True)
+        model(random.standard_normal((4, size, size, 3)).astype(np.float32), training=True)
     for layer, value in zip(normalisations, momentum):
         layer.momentum = value
     model.export(str(path), format="onnx", verbose=False)

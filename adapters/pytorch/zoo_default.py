@@ -38,6 +38,10 @@ def export(name, path):
         more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
         model = torchvision.models.get_model(name, weights=None, num_classes=10, **more)
         size = 299 if name == "inception_v3" else 224
+    # Heads and scales that begin at zero would keep gradients from all that stands before them.
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.uniform_(parameter, 0.05, 0.1)
     normalisations = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for module in normalisations:
         if module.affine:

@@ -27,7 +27,12 @@ pub(crate) fn export(shared: &Shared, values: &[Tensor]) -> Result<ModelProto> {
                 let node = node_at(graph, place)?;
                 node.attribute = vec![tensor_attribute("value", proto)];
             }
-            Origin::Folded => graph.initializer.push(proto),
+            // The node that computed it from constants gives the name up; a copy of a statistic is new.
+            Origin::Folded => {
+                let outputs = graph.node.iter_mut().flat_map(|node| &mut node.output);
+                outputs.filter(|output| **output == info.name).for_each(|output| output.push_str(".before"));
+                graph.initializer.push(proto);
+            }
         }
     }
     for copy in &shared.copies {
@@ -115,15 +120,10 @@ fn apply_patches(graph: &mut GraphProto, patches: &[Patch]) -> Result<()> {
     let mut inserted: Vec<(usize, Vec<NodeProto>)> = Vec::new();
     for (number, patch) in patches.iter().enumerate() {
         match patch {
-            Patch::Reshape { place, shape } => {
-                let name = format!("batch_free_shape.{number}");
-                graph.initializer.push(onnx::to_proto(&name, &Tensor::f_from_slice(shape)?)?);
-                set_input(node_at(graph, *place)?, 1, &name)?;
-            }
-            Patch::Slice { place, ends } => {
-                let name = format!("batch_free_ends.{number}");
-                graph.initializer.push(onnx::to_proto(&name, &Tensor::f_from_slice(ends)?)?);
-                set_input(node_at(graph, *place)?, 2, &name)?;
+            Patch::Integers { place, position, values } => {
+                let name = format!("batch_free_integers.{number}");
+                graph.initializer.push(onnx::to_proto(&name, &Tensor::f_from_slice(values)?)?);
+                set_input(node_at(graph, *place)?, *position, &name)?;
             }
             Patch::Repeat { place, position, like, axis, rank } => {
                 let node = node_at(graph, *place)?;

@@ -33,15 +33,14 @@ pub(crate) enum Outcome {
 /// One change to one node, which export has to write into the file as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Patch {
-    /// The node at `place` reshapes to `shape`, in which the batch is `-1`.
-    Reshape { place: usize, shape: Vec<i64> },
+    /// Input `position` of the node at `place` is `values`: a target of Reshape in which the batch is `-1`, a target of Expand in which
+    /// it is 1, which keeps what is there, or the ends of a Slice that ends with the batch, whatever that is.
+    Integers { place: usize, position: usize, values: Vec<i64> },
     /// Input `position` of the node at `place`, of `rank` dimensions, is repeated along `axis` to the batch of input `like`.
     Repeat { place: usize, position: usize, like: usize, axis: usize, rank: usize },
     /// The `Gather` at `place` reads `indices` (of shape `shape`) out of each run of `stride` numbers, instead of numbers of the
     /// whole flattened batch.
     GatherPerImage { place: usize, stride: i64, indices: Vec<i64>, shape: Vec<i64> },
-    /// The `Slice` at `place` ends at `ends`, which is at the end of the batch, whatever that is.
-    Slice { place: usize, ends: Vec<i64> },
 }
 
 /// How many times the exported batch the trial has. Odd and unlike usual channel ratios, so that a scaled dimension stands out.
@@ -150,7 +149,9 @@ impl Search<'_> {
         let result = self.plan.steps[index].run(self.stored, slots, Mode::Eval).ok();
         let outputs = match result {
             Some(outputs) => outputs,
-            None if self.plan.steps[index].operator == "Concat" && self.repeat_constants(index, slots) => {
+            None if self.expand_whole_batch(index, slots).is_some()
+                || (self.plan.steps[index].operator == "Concat" && self.repeat_constants(index, slots)) =>
+            {
                 match self.plan.steps[index].run(self.stored, slots, Mode::Eval) {
                     Ok(outputs) => outputs,
                     Err(_) => return false,
@@ -236,7 +237,7 @@ impl Search<'_> {
                 step.inputs[1] = Some(Source::Stored(self.stored.len() - 1));
             }
         }
-        choice.patch = Some(Patch::Reshape { place: step.place, shape });
+        choice.patch = Some(Patch::Integers { place: step.place, position: 1, values: shape });
         true
     }
 
@@ -318,7 +319,7 @@ impl Search<'_> {
 
     /// Lets a `Slice` with constant ends, one of which is that of the batch, end where the batch does; `None` if there is none.
     fn slice_whole_batch(&mut self, index: usize, slots: &[Option<Tensor>]) -> Option<()> {
-        let step = self.plan.steps.get_mut(index).filter(|step| step.operator == "Slice")?;
+        let step = self.plan.steps.get(index).filter(|step| step.operator == "Slice")?;
         let constant = |position: usize| match step.inputs.get(position) {
             Some(Some(Source::Stored(stored))) => self.stored.get(*stored).and_then(|tensor| to_i64s(tensor).ok()),
             _ => None,
@@ -332,9 +333,33 @@ impl Search<'_> {
         let entry = axes.iter().position(|&axis| usize::try_from(if axis < 0 { axis + rank } else { axis }) == Ok(grown))?;
         let end = ends.get_mut(entry).filter(|end| **end == self.batch && starts.get(entry) == Some(&0))?;
         *end = i64::MAX;
-        self.stored.push(Tensor::f_from_slice(&ends).ok()?);
-        step.inputs[2] = Some(Source::Stored(self.stored.len() - 1));
-        self.standing.push(Patch::Slice { place: step.place, ends });
+        self.replace_integers(index, 2, ends)
+    }
+
+    /// Lets an `Expand` with a constant target keep what the larger batch has where the target states the exported one; `None` if it
+    /// does not.
+    fn expand_whole_batch(&mut self, index: usize, slots: &[Option<Tensor>]) -> Option<()> {
+        let step = self.plan.steps.get(index).filter(|step| step.operator == "Expand")?;
+        let (Some(Some(Source::Slot(input))), Some(Some(Source::Stored(target)))) = (step.inputs.first(), step.inputs.get(1))
+        else {
+            return None;
+        };
+        let (now, then) = (slots.get(*input)?.as_ref()?.size(), self.reference.get(*input)?);
+        let grown = now.iter().zip(then).position(|(now, then)| now != then)?;
+        let mut target = to_i64s(self.stored.get(*target)?).ok()?;
+        // Shapes are aligned at their ends.
+        let place = (target.len() + grown).checked_sub(now.len())?;
+        let size = target.get_mut(place).filter(|size| **size == then[grown])?;
+        *size = 1;
+        self.replace_integers(index, 1, target)
+    }
+
+    /// Gives a step other integers at one of its inputs, which do the same to a batch of the exported size.
+    fn replace_integers(&mut self, index: usize, position: usize, values: Vec<i64>) -> Option<()> {
+        self.stored.push(Tensor::f_from_slice(&values).ok()?);
+        let step = self.plan.steps.get_mut(index)?;
+        *step.inputs.get_mut(position)? = Some(Source::Stored(self.stored.len() - 1));
+        self.standing.push(Patch::Integers { place: step.place, position, values });
         Some(())
     }
 
