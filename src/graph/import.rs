@@ -431,7 +431,7 @@ const BYTES_A_NUMBER: usize = 1024;
 /// The same for every byte that the file stores: quantised weights are widened, others are transposed.
 const BYTES_A_STORED_BYTE: usize = 8;
 
-/// K, from one batch of images where their size is known, and their logits: a file can declare what it does not give.
+/// K, from a sketch of one batch of images where their size is known, and its scores: a file can declare what it does not give.
 fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, Option<Tensor>)> {
     let output = shared.skeleton.graph.output.iter().find(|output| output.name == shared.report.scores);
     let declared = match output.map(static_dims).unwrap_or_default().as_slice() {
@@ -451,7 +451,7 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, 
     let budget = budget.saturating_add(kept.saturating_mul(BYTES_A_STORED_BYTE));
     // Activations take four bytes a number.
     let elements = i64::try_from(budget / 4).unwrap_or(i64::MAX).min(1 << 31);
-    let run = || shared.plan.run_within(stored, &images, Mode::Eval, LOGITS, budget);
+    let run = || shared.plan.sketch(stored, &images, LOGITS, budget);
     let logits = with_at_most(elements, run);
     // Memory that is not there for the first images of a file is more than it may ask for.
     let logits = logits.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;

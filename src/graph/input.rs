@@ -60,7 +60,8 @@ impl Input {
         ir.values.push(Value { name: "images [N, C, H, W]".to_string(), constant: None });
         let (op, kernel) = self.layout.node()?;
         let label = format!("the images as {}", self.layout);
-        let node = IrNode { place: usize::MAX, label, op, kernel, inputs: vec![Some(*input)], outputs: vec![Some(taken)] };
+        let (inputs, outputs) = (vec![Some(*input)], vec![Some(taken)]);
+        let node = IrNode { place: usize::MAX, label, op, kernel, sketch: None, inputs, outputs };
         ir.nodes.insert(0, node);
         Ok(())
     }

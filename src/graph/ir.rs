@@ -58,6 +58,8 @@ pub(crate) struct IrNode {
     pub label: String,
     pub op: &'static Op,
     pub kernel: Kernel,
+    /// A stand-in for the kernel; see [`Op::sketched`].
+    pub sketch: Option<Kernel>,
     pub inputs: Vec<Option<ValueId>>,
     pub outputs: Vec<Option<ValueId>>,
 }
@@ -280,6 +282,7 @@ impl Reader<'_> {
             .typed(proto.input.iter().map(|name| self.types.get(name.as_str()).copied()).collect())
             .with_bodies(self.bodies(proto, &mut inputs)?);
         let kernel = (op.compile)(&node)?;
+        let sketch = op.sketch.map(|compile| compile(&node)).transpose()?;
         inputs.extend(body::differentiated(proto).map(|name| self.ids.get(name).copied()));
         if let Some(attribute) = node.unread().first() {
             return Err(Error::unsupported(format!(
@@ -294,7 +297,7 @@ impl Reader<'_> {
             }
             return Ok(None);
         }
-        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, inputs, outputs }))
+        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, inputs, outputs }))
     }
 
     /// Lets libtorch record what becomes of the values by which Gradient nodes differentiate: all other readers read a copy of such a
@@ -320,7 +323,7 @@ impl Reader<'_> {
             let producer = nodes.iter().position(|node| node.outputs.contains(&Some(id)));
             let place = producer.map_or(0, |index| nodes[index].place);
             let label = format!("the value '{}', by which something is differentiated", self.values[id].name);
-            let node = IrNode { place, label, op: row, kernel, inputs: vec![Some(id)], outputs: vec![Some(copy)] };
+            let node = IrNode { place, label, op: row, kernel, sketch: None, inputs: vec![Some(id)], outputs: vec![Some(copy)] };
             nodes.insert(producer.map_or(0, |index| index + 1), node);
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The flat plan: resolved slots, compiled kernels, intermediates freed when last used. Compiled once, run many times.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
 use crate::graph::ir::{Ir, IrNode, ValueId, run_kernel};
@@ -19,6 +19,8 @@ pub(crate) enum Source {
 /// One node, ready to run.
 pub(crate) struct Step {
     pub kernel: Kernel,
+    /// A stand-in for the kernel, where one may be used; see [`Op::sketched`](crate::graph::ops::Op::sketched).
+    sketch: Option<Kernel>,
     pub label: String,
     pub operator: &'static str,
     /// Index of the node in the file.
@@ -65,6 +67,8 @@ impl Plan {
             slot.ok_or_else(|| Error::malformed(format!("'{}' is used before it is produced", ir.values[id].name)))
         };
         let (nodes, first_steps) = nodes;
+        // Computed from constants alone.
+        let mut fixed: HashSet<ValueId> = stored.keys().copied().collect();
         let mut steps = Vec::with_capacity(nodes.len());
         for node in nodes {
             let inputs = node
@@ -78,8 +82,15 @@ impl Plan {
                 let next = slots.len();
                 outputs.push(output.map(|id| *slots.entry(id).or_insert(next)));
             }
-            let IrNode { place, label, op, kernel, .. } = node;
-            steps.push(Step { kernel, label, operator: op.name, place, inputs, outputs, last_uses: Vec::new() });
+            let is_fixed = |id: &ValueId| fixed.contains(id);
+            let by_constant = node.inputs.get(1).copied().flatten().is_some_and(|id| is_fixed(&id));
+            let all_fixed = node.inputs.iter().flatten().all(is_fixed);
+            if all_fixed {
+                fixed.extend(node.outputs.iter().flatten());
+            }
+            let IrNode { place, label, op, kernel, sketch, .. } = node;
+            let sketch = sketch.filter(|_| by_constant && !all_fixed);
+            steps.push(Step { kernel, sketch, label, operator: op.name, place, inputs, outputs, last_uses: Vec::new() });
         }
         let results = results.iter().map(|&id| find(&slots, id)).collect::<Result<_>>()?;
         let mut plan = Plan { steps, slots: slots.len(), inputs, results, first_steps };
@@ -94,6 +105,7 @@ impl Plan {
         let source = self.results.get(OUTPUT).copied();
         self.steps.push(Step {
             kernel,
+            sketch: None,
             label: "the logarithm of the scores".to_string(),
             operator: "(logarithm)",
             place: usize::MAX,
@@ -129,17 +141,22 @@ impl Plan {
 
     /// Runs a plan of one input on one batch, as far as `result` needs. `stored` are the model's tensors in their order.
     pub fn run(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
-        self.run_within(stored, input, mode, result, usize::MAX)
+        self.run_one(stored, input, result, &Pass { mode, sketch: false, budget: usize::MAX })
     }
 
-    /// As [`run`](Self::run), as long as intermediate results take at most `budget` bytes at any time. A node's result is counted
-    /// when it is there, so that the budget can be passed by one of them.
+    /// As [`run`](Self::run) for evaluation, with [stand-ins](crate::graph::ops::Op::sketched) for products with constants, and as long
+    /// as intermediate results take at most `budget` bytes at any time. A node's result is counted when it is there, so that the
+    /// budget can be passed by one of them.
     ///
     /// # Errors
     /// Malformed, naming the node at which the budget was passed; else what a node raises.
-    pub fn run_within(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize, budget: usize) -> Result<Tensor> {
+    pub fn sketch(&self, stored: &[Tensor], input: &Tensor, result: usize, budget: usize) -> Result<Tensor> {
+        self.run_one(stored, input, result, &Pass { mode: Mode::Eval, sketch: true, budget })
+    }
+
+    fn run_one(&self, stored: &[Tensor], input: &Tensor, result: usize, pass: &Pass) -> Result<Tensor> {
         let count = if result == 0 { self.first_steps } else { self.steps.len() };
-        let slots = self.run_steps(stored, std::slice::from_ref(input), mode, count, budget, &mut |_, _| Ok(()))?;
+        let slots = self.run_steps(stored, std::slice::from_ref(input), count, pass, &mut |_, _| Ok(()))?;
         self.result(stored, &slots, result)
     }
 
@@ -151,12 +168,14 @@ impl Plan {
         mode: Mode,
         see: &mut dyn FnMut(&Step, &[Tensor]) -> Result<()>,
     ) -> Result<()> {
-        self.run_steps(stored, std::slice::from_ref(input), mode, self.first_steps, usize::MAX, see).map(drop)
+        let pass = Pass { mode, sketch: false, budget: usize::MAX };
+        self.run_steps(stored, std::slice::from_ref(input), self.first_steps, &pass, see).map(drop)
     }
 
     /// Runs the whole plan and gives all results.
     pub fn run_all(&self, stored: &[Tensor], inputs: &[Tensor], mode: Mode) -> Result<Vec<Tensor>> {
-        let slots = self.run_steps(stored, inputs, mode, self.steps.len(), usize::MAX, &mut |_, _| Ok(()))?;
+        let pass = Pass { mode, sketch: false, budget: usize::MAX };
+        let slots = self.run_steps(stored, inputs, self.steps.len(), &pass, &mut |_, _| Ok(()))?;
         (0..self.results.len()).map(|result| self.result(stored, &slots, result)).collect()
     }
 
@@ -164,9 +183,8 @@ impl Plan {
         &self,
         stored: &[Tensor],
         inputs: &[Tensor],
-        mode: Mode,
         count: usize,
-        budget: usize,
+        pass: &Pass,
         see: &mut dyn FnMut(&Step, &[Tensor]) -> Result<()>,
     ) -> Result<Vec<Option<Tensor>>> {
         if inputs.len() != self.inputs {
@@ -175,11 +193,13 @@ impl Plan {
         let mut slots: Vec<Option<Tensor>> = inputs.iter().map(|input| Some(input.shallow_clone())).collect();
         slots.resize_with(self.slots, || None);
         for step in &self.steps[..count] {
-            let outputs = step.run(stored, &slots, mode)?;
+            let outputs =
+                if pass.sketch { step.sketch(stored, &slots)? } else { step.run(stored, &slots, pass.mode)? };
             see(step, &outputs)?;
             step.store(outputs, &mut slots);
             step.release(&mut slots);
-            if budget < usize::MAX && slots.iter().flatten().map(bytes).sum::<usize>() > budget {
+            if pass.budget < usize::MAX && slots.iter().flatten().map(bytes).sum::<usize>() > pass.budget {
+                let budget = pass.budget;
                 let reason = format!("intermediate results take more than {budget} bytes, far more than the images do");
                 return Err(Error::malformed(reason).at(&step.label));
             }
@@ -201,9 +221,25 @@ fn bytes(tensor: &Tensor) -> usize {
     tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes())
 }
 
+/// How a plan is run.
+struct Pass {
+    mode: Mode,
+    sketch: bool,
+    budget: usize,
+}
+
 impl Step {
     /// Runs this step alone.
     pub fn run(&self, stored: &[Tensor], slots: &[Option<Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
+        self.run_kernel(&self.kernel, stored, slots, mode)
+    }
+
+    /// Runs this step alone, or what may stand in for it.
+    pub fn sketch(&self, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+        self.run_kernel(self.sketch.as_ref().unwrap_or(&self.kernel), stored, slots, Mode::Eval)
+    }
+
+    fn run_kernel(&self, kernel: &Kernel, stored: &[Tensor], slots: &[Option<Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
         let inputs: Vec<Option<&Tensor>> = self
             .inputs
             .iter()
@@ -213,7 +249,7 @@ impl Step {
                 Some(Source::Slot(slot)) => slots.get(*slot).and_then(Option::as_ref),
             })
             .collect();
-        let outputs = run_kernel(&self.kernel, &Call { inputs: &inputs, mode }).at(|| &self.label)?;
+        let outputs = run_kernel(kernel, &Call { inputs: &inputs, mode }).at(|| &self.label)?;
         let needed = self.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         if outputs.len() < needed {
             return Err(

@@ -142,9 +142,13 @@ fn parse(path: &Path, bytes: Vec<u8>, limits: &Limits, directory: Option<Directo
         return Err(Error::malformed("the file is empty"));
     }
     admit::admit(&bytes, schema::Message::Model, limits).map_err(|error| explain(error, &bytes))?;
-    let mut model = proto::ModelProto::parse_from_bytes(&bytes)
-        .map_err(|error| explain(Error::malformed(format!("not an ONNX model: {error}")), &bytes))?;
-    let sha256 = hex(&Sha256::digest(&bytes));
+    let (parsed, sha256) = std::thread::scope(|scope| {
+        let digest = scope.spawn(|| hex(&Sha256::digest(&bytes)));
+        let parsed = proto::ModelProto::parse_from_bytes(&bytes);
+        (parsed, digest.join())
+    });
+    let sha256 = sha256.map_err(|_| Error::unexpected("hashing the file failed"))?;
+    let mut model = parsed.map_err(|error| explain(Error::malformed(format!("not an ONNX model: {error}")), &bytes))?;
     let size = bytes.len() as u64;
     // The values are in the model by now; both at once would double the memory.
     drop(bytes);

@@ -20,9 +20,23 @@ pub const OPS: &[Op] = &[
     })
     .at_least(2)
     .weights(&[0, 1])
-    .gradients(ALL),
-    Op::new("Gemm", 1, 3, gemm).at_least(3).weights(&[0, 1, 2]).gradients(ALL),
-    Op::new("Gemm", 11, 3, gemm).at_least(2).weights(&[0, 1, 2]).gradients(ALL),
+    .gradients(ALL)
+    .sketched(|_| {
+        one(|call| {
+            let (a, b) = pair(call)?;
+            sketch(&a, &b)
+        })
+    }),
+    Op::new("Gemm", 1, 3, |node| gemm(node, false))
+        .at_least(3)
+        .weights(&[0, 1, 2])
+        .gradients(ALL)
+        .sketched(|node| gemm(node, true)),
+    Op::new("Gemm", 11, 3, |node| gemm(node, false))
+        .at_least(2)
+        .weights(&[0, 1, 2])
+        .gradients(ALL)
+        .sketched(|node| gemm(node, true)),
     Op::new("Einsum", 12, usize::MAX, |node| {
         let Some(equation) = node.text("equation")? else { return Err(Error::malformed("attribute 'equation' is missing")) };
         let einsum = Einsum::of(&equation);
@@ -46,6 +60,18 @@ fn bound(a: &[i64], b: &[i64]) -> Result<()> {
         elements(&shape)?;
     }
     Ok(())
+}
+
+/// In place of `a b` for a matrix b: every row of the result is made of the same row of `a` alone, and of all its numbers.
+fn sketch(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (&[inner, columns], Some(&length)) = (b.size().as_slice(), a.size().last()) else { return Ok(a.f_matmul(b)?) };
+    if a.dim() < 2 || inner != length || length == 0 || is_whole(a.f_kind()?) || a.f_kind()? != b.f_kind()? {
+        return Ok(a.f_matmul(b)?);
+    }
+    let picked = Tensor::f_arange(columns, (Kind::Int64, a.device()))?.f_remainder(length)?;
+    let factors = Tensor::f_linspace(0.5, 1.5, columns, (Kind::Float, a.device()))?.f_to_kind(a.f_kind()?)?;
+    let mean = a.f_mean_dim(-1_i64, true, a.f_kind()?)?;
+    Ok(a.f_index_select(-1, &picked)?.f_add(&mean)?.f_mul(&factors)?)
 }
 
 /// The labels of an Einsum equation, to know how large its results become; whether it is one is libtorch's to say.
@@ -110,15 +136,18 @@ struct Gemm {
     transpose_b: bool,
     /// Below opset 7, C broadcasts only if the node says so.
     exact: bool,
+    /// Whether the product is a [`sketch`].
+    sketched: bool,
 }
 
-fn gemm(node: &Node<'_>) -> Result<Kernel> {
+fn gemm(node: &Node<'_>, sketched: bool) -> Result<Kernel> {
     let gemm = Gemm {
         alpha: node.float_or("alpha", 1.0)?,
         beta: node.float_or("beta", 1.0)?,
         transpose_a: node.flag("transA")?,
         transpose_b: node.flag("transB")?,
         exact: node.opset < 7 && !node.flag("broadcast")?,
+        sketched,
     };
     one(move |call| gemm.run(call))
 }
@@ -132,14 +161,14 @@ impl Gemm {
         let (rows, columns) = (a.size()[usize::from(self.transpose_a)], b.size()[usize::from(!self.transpose_b)]);
         elements(&[rows, columns])?;
         let c = call.optional(2).map(|c| on(c, device_of([&a, c]))).transpose()?;
-        let plain = self.alpha == 1.0 && self.beta == 1.0 && !self.transpose_a && self.transpose_b;
+        let plain = !self.sketched && self.alpha == 1.0 && self.beta == 1.0 && !self.transpose_a && self.transpose_b;
         let fits = |c: &Tensor| c.dim() == 1 && c.size().first() == b.size().first();
         if plain && !is_whole(a.f_kind()?) && c.as_ref().is_none_or(fits) {
             return Ok(a.f_linear(&b, c.as_ref())?);
         }
         let a = if self.transpose_a { a.f_tr()? } else { a };
         let b = if self.transpose_b { b.f_tr()? } else { b };
-        let product = scaled(&a.f_mm(&b)?, self.alpha)?;
+        let product = scaled(&if self.sketched { sketch(&a, &b)? } else { a.f_mm(&b)? }, self.alpha)?;
         let Some(c) = c else { return Ok(product) };
         let shape = product.size();
         if self.exact && c.size() != shape {

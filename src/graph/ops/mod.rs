@@ -133,6 +133,8 @@ pub struct Op {
     pub differentiable: &'static [usize],
     /// Parses a node's attributes once and gives the function that runs it.
     pub compile: fn(&Node<'_>) -> Result<Kernel>,
+    /// As `compile`, for a cheap stand-in that may be run where input 1 is a constant: see [`Op::sketched`].
+    pub sketch: Option<fn(&Node<'_>) -> Result<Kernel>>,
 }
 
 /// How constants are treated on their way through an operator to a weight position.
@@ -168,6 +170,7 @@ impl Op {
             flow: Flow::Computes,
             differentiable: &[0],
             compile,
+            sketch: None,
         }
     }
 
@@ -204,6 +207,14 @@ impl Op {
     /// Says through which inputs gradients flow; `&[]` for none.
     pub const fn gradients(mut self, inputs: &'static [usize]) -> Self {
         self.differentiable = inputs;
+        self
+    }
+
+    /// Gives a stand-in for a product with a constant: a function of the same shapes that treats the rows of input 0 each by itself, as
+    /// the product does whatever the constant is, and lets every number of a row count. Where only shapes matter, and whether images
+    /// keep to themselves, it tells the same as the product.
+    pub const fn sketched(mut self, sketch: fn(&Node<'_>) -> Result<Kernel>) -> Self {
+        self.sketch = Some(sketch);
         self
     }
 

@@ -1,7 +1,6 @@
 //! A plan is looked at, and run on the batch that it was made for.
 
 use crate::error::{Error, Result};
-use crate::graph::ops::Mode;
 use crate::graph::plan::{OUTPUT, Plan, Source};
 use crate::tensor::{Kind, Tensor, rng, to_f64s, to_i64s};
 
@@ -54,7 +53,7 @@ pub(super) fn trace(plan: &Plan, stored: &[Tensor], images: &Tensor) -> Result<T
     slots[0] = Some(images.shallow_clone());
     shapes[0] = images.size();
     for step in &plan.steps {
-        let outputs = step.run(stored, &slots, Mode::Eval)?;
+        let outputs = step.sketch(stored, &slots)?;
         for (tensor, slot) in outputs.iter().zip(&step.outputs) {
             if let Some(slot) = *slot {
                 shapes[slot] = tensor.size();
@@ -69,7 +68,7 @@ pub(super) fn trace(plan: &Plan, stored: &[Tensor], images: &Tensor) -> Result<T
 
 /// Whether a plan as it is gives two batches of images together what it gives each by itself.
 pub(super) fn runs_freely(plan: &Plan, stored: &[Tensor], images: &Tensor, batch: i64) -> Result<bool> {
-    let run = |start: i64, count: i64| plan.run(stored, &images.f_narrow(0, start, count)?, Mode::Eval, OUTPUT);
+    let run = |start: i64, count: i64| plan.sketch(stored, &images.f_narrow(0, start, count)?, OUTPUT, usize::MAX);
     let Ok(both) = run(0, 2 * batch) else { return Ok(false) };
     if both.size().first() != Some(&(2 * batch)) {
         return Ok(false);
