@@ -87,15 +87,6 @@ fn is_float_or_unknown(info: &ValueInfoProto) -> bool {
     declared.is_none_or(|code| onnx::kind_of(code).map_or(true, is_float))
 }
 
-/// Makes a node a constant of that value.
-pub(crate) fn become_constant(node: &mut NodeProto, value: &Tensor) -> Result<()> {
-    node.op_type = "Constant".to_string();
-    node.domain.clear();
-    node.input.clear();
-    node.attribute = vec![tensor_attribute("value", onnx::to_proto("", value)?)];
-    Ok(())
-}
-
 fn replace_keeping_notes(slot: &mut TensorProto, mut proto: TensorProto) {
     proto.doc_string = std::mem::take(&mut slot.doc_string);
     proto.metadata_props = std::mem::take(&mut slot.metadata_props);

@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::export;
 use crate::graph::input::Input;
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
 use crate::graph::ops::with_at_most;
@@ -14,6 +13,7 @@ use crate::graph::params::{self, Role, SplitBuffer};
 use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
+use crate::graph::passes::quantization;
 use crate::graph::plan::{LOGITS, Plan};
 use crate::graph::{Layout, Lowered, Mode};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
@@ -42,6 +42,8 @@ pub struct Repairs {
     pub batch_norm: BatchNormRepair,
     /// A batch size that the exporter baked into the graph.
     pub batch_size: BatchSizeRepair,
+    /// Weights that are stored as integers.
+    pub quantization: QuantizationRepair,
 }
 
 /// Whether batch normalisation is put back where an exporter folded it away.
@@ -67,6 +69,18 @@ pub enum BatchSizeRepair {
     Auto,
     /// Never: the model is evaluated in pieces, and cannot be trained.
     Keep,
+}
+
+/// What becomes of weights that are stored as integers, or rounded to such in the graph. What the graph rounds of an image's numbers on
+/// the way is rounded either way, with the straight-through estimator as gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantizationRepair {
+    /// They are dequantised once, and trained as floats.
+    #[default]
+    Dequantize,
+    /// They are trained as floats that are rounded to the file's steps in every forward pass (fake quantisation).
+    Fake,
 }
 
 /// What the import found and did: the summary of `cmira check`.
@@ -96,6 +110,8 @@ pub struct ImportReport {
     pub repairs: Vec<String>,
     /// What somebody who knows the model could decide otherwise, in words.
     pub notes: Vec<String>,
+    /// Whether the graph rounds its intermediate results to steps, as quantised models do.
+    pub rounds: bool,
     /// Outputs that are not used.
     pub unused_outputs: Vec<String>,
 }
@@ -171,8 +187,19 @@ fn opset(model: &ModelProto) -> i64 {
 
 /// Compiles a file.
 pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Shared, Vec<Tensor>)> {
-    let Lowered { file, operators, mut repairs } = lowered;
+    let Lowered { mut file, operators, mut repairs } = lowered;
     let _guard = no_grad();
+    let released = quantization::release(&mut file, options.repairs.quantization)?;
+    if released > 0 {
+        repairs.push(match options.repairs.quantization {
+            QuantizationRepair::Dequantize => {
+                format!("{released} quantised weights were dequantised into floats, which are trained")
+            }
+            QuantizationRepair::Fake => {
+                format!("{released} quantised weights are floats, which are trained and in every pass rounded to the file's steps")
+            }
+        });
+    }
     let scores = head::choose(ir::main_graph(&file)?, options.scores.as_deref())?;
     let mut ir = ir::read_towards(&file, &scores.value)?;
     refuse_unsupported(&ir.unsupported)?;
@@ -209,20 +236,14 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
         repairs,
+        rounds: ir.nodes.iter().any(|node| ROUNDING.contains(&node.op.name)),
         notes: open_questions(&file.model, options),
         unused_outputs: unused_outputs(&file.model, &scores.value),
     };
     let plan = Plan::compile(ir, &indices, &[logits, output])?;
     let sha256 = file.identity()?;
     let external_data = sha256 != file.sha256;
-    let mut file = file;
     clear_payload(&mut file.model, &infos);
-    for &place in &roles.dequantised {
-        let index = infos.iter().position(|info| info.origin == Origin::ConstantNode(place));
-        if let (Some(index), Some(node)) = (index, file.model.graph.as_mut().and_then(|graph| graph.node.get_mut(place))) {
-            export::become_constant(node, &stored[index])?;
-        }
-    }
     // What is left outside the file is small, and has to travel with the model when it is exported.
     file.embed_external_data()?;
     let params = (0..infos.len()).filter(|&i| infos[i].trainable).collect();
@@ -251,6 +272,10 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     free_batch_size(&mut shared, &mut stored, &input, options.repairs.batch_size)?;
     Ok((shared, stored))
 }
+
+/// Operators that round.
+const ROUNDING: [&str; 7] =
+    ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "Round"];
 
 fn open_questions(model: &ModelProto, options: &ImportOptions) -> Vec<String> {
     let text = match (options.repairs.batch_norm, batch_norm::find(model)) {
@@ -288,7 +313,7 @@ fn weight_matrices(ir: &Ir) -> std::collections::HashSet<ValueId> {
         for (position, input) in node.inputs.iter().enumerate() {
             let is_matrix = match node.op.name {
                 "Conv" | "ConvTranspose" => position == 1,
-                "Gemm" | "MatMul" => position < 2,
+                "Gemm" | "MatMul" | "FusedMatMul" => position < 2,
                 _ => position == 0 && moved,
             };
             if let (true, Some(id)) = (is_matrix, input) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::body::{self, Body};
 use crate::graph::ops::{self, Call, Kernel, Mode, Op};
+use crate::graph::passes::straight_through;
 use crate::onnx::OnnxFile;
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::tensor::{Tensor, guarded};
@@ -129,6 +130,9 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
         }
     }
     reader.track_differentiated(&mut nodes)?;
+    if only.is_some() {
+        reader.let_gradients_through(&mut nodes, only)?;
+    }
     let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let own = graph.input.iter().map(|input| &input.name).filter(|name| !initializers.contains(name.as_str()));
     let inputs = own.chain(captured).map(|name| reader.ids[name]).collect();
@@ -279,7 +283,7 @@ impl Reader<'_> {
         let outputs: Vec<Option<ValueId>> = proto.output[..wanted].iter().map(id).collect();
         let present = |ids: &[Option<ValueId>]| ids.iter().map(Option::is_some).collect::<Vec<_>>();
         let node = ops::Node::new(&proto.op_type, opset, present(&inputs), present(&outputs), &proto.attribute)
-            .typed(proto.input.iter().map(|name| self.types.get(name.as_str()).copied()).collect())
+            .typed(self.types_of(proto))
             .with_bodies(self.bodies(proto, &mut inputs)?);
         let kernel = (op.compile)(&node)?;
         let sketch = op.sketch.map(|compile| compile(&node)).transpose()?;
@@ -298,6 +302,27 @@ impl Reader<'_> {
             return Ok(None);
         }
         Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, inputs, outputs }))
+    }
+
+    fn types_of(&self, proto: &NodeProto) -> Vec<Option<i32>> {
+        proto.input.iter().map(|name| self.types.get(name.as_str()).copied()).collect()
+    }
+
+    /// Holds quantised values in floats where that changes nothing but that gradients pass.
+    fn let_gradients_through(&self, nodes: &mut [IrNode], output: Option<&str>) -> Result<()> {
+        let outputs: Vec<ValueId> = output.and_then(|name| self.ids.get(name).copied()).into_iter().collect();
+        for (index, row) in straight_through::exchanged(nodes, &outputs) {
+            let node = &mut nodes[index];
+            let Some(proto) = self.graph.node.get(node.place) else { continue };
+            let present = |ids: &[Option<ValueId>]| ids.iter().map(Option::is_some).collect::<Vec<_>>();
+            let opset = self.opset(&proto.domain)?;
+            let view = ops::Node::new(row.name, opset, present(&node.inputs), present(&node.outputs), &proto.attribute)
+                .typed(self.types_of(proto));
+            node.kernel = (row.compile)(&view).at(|| &node.label)?;
+            node.sketch = row.sketch.map(|compile| compile(&view)).transpose()?;
+            node.op = row;
+        }
+        Ok(())
     }
 
     /// Lets libtorch record what becomes of the values by which Gradient nodes differentiate: all other readers read a copy of such a

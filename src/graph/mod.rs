@@ -15,7 +15,7 @@ mod passes;
 mod plan;
 mod program;
 
-pub use import::{BatchNormRepair, BatchSizeRepair, ImportOptions, ImportReport, Repairs, TensorInfo};
+pub use import::{BatchNormRepair, BatchSizeRepair, ImportOptions, ImportReport, QuantizationRepair, Repairs, TensorInfo};
 pub use ir::Unsupported;
 pub use layout::Layout;
 pub use lower::{Lowered, lower};

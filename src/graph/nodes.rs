@@ -22,6 +22,10 @@ pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { name: name.to_string(), type_: AttributeType::INTS.into(), ints: values.to_vec(), ..Default::default() }
 }
 
+pub(crate) fn float_attribute(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { name: name.to_string(), type_: AttributeType::FLOAT.into(), f: value, ..Default::default() }
+}
+
 pub(crate) fn tensor_attribute(name: &str, tensor: TensorProto) -> AttributeProto {
     AttributeProto { name: name.to_string(), type_: AttributeType::TENSOR.into(), t: Some(tensor).into(), ..Default::default() }
 }

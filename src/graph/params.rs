@@ -31,8 +31,6 @@ pub(crate) struct Roles {
     pub repairs: Vec<String>,
     /// Running statistics that were copied for a second reader.
     pub copies: Vec<SplitBuffer>,
-    /// Nodes of the file that are constants now: quantised weights, dequantised once.
-    pub dequantised: Vec<usize>,
 }
 
 /// A running statistic that no longer shares its initializer: input `position` of the file's node `place` reads `name`.
@@ -46,13 +44,9 @@ pub(crate) struct SplitBuffer {
 /// Decides on every constant, splits running statistics that share storage, and folds what is constant and not trainable.
 pub(crate) fn assign(ir: &mut Ir) -> Result<Roles> {
     drop_dead_nodes(ir);
-    let (mut repairs, copies) = split_shared_buffers(ir)?;
+    let (repairs, copies) = split_shared_buffers(ir)?;
     let facts = Facts::gather(ir);
     fold(ir, &facts)?;
-    let dequantised = dequantise(ir, &facts)?;
-    if !dequantised.is_empty() {
-        repairs.push(format!("{} quantised weights were dequantised into floats, which are trained", dequantised.len()));
-    }
     let mut of = BTreeMap::new();
     for node in &ir.nodes {
         for (position, &input) in node.inputs.iter().enumerate() {
@@ -63,7 +57,7 @@ pub(crate) fn assign(ir: &mut Ir) -> Result<Roles> {
             }
         }
     }
-    Ok(Roles { of, repairs, copies, dequantised })
+    Ok(Roles { of, repairs, copies })
 }
 
 fn drop_dead_nodes(ir: &mut Ir) {
@@ -212,27 +206,6 @@ impl Facts {
 /// Operators whose constant operands are weights only behind the first weighted operator: plain arithmetic and joins.
 fn is_weak(node: &IrNode) -> bool {
     node.op.weights == ALL || node.op.flow == Flow::MovesAll
-}
-
-/// Makes floats of quantised constants that lead to a weight: integers have no gradients. Gives the places of the nodes that did it.
-fn dequantise(ir: &mut Ir, facts: &Facts) -> Result<Vec<usize>> {
-    let _guard = no_grad();
-    let mut places = Vec::new();
-    for node in std::mem::take(&mut ir.nodes) {
-        let known = node.inputs.iter().flatten().all(|&id| ir.values[id].constant.is_some());
-        let output = node.outputs.first().copied().flatten().filter(|&id| facts.weight[id] != Strength::None);
-        let (true, true, Some(output)) = (node.op.name == "DequantizeLinear", known, output) else {
-            ir.nodes.push(node);
-            continue;
-        };
-        let inputs: Vec<Option<&Tensor>> =
-            node.inputs.iter().map(|id| id.and_then(|id| ir.values[id].constant.as_ref()).map(|c| &c.tensor)).collect();
-        let tensor = run_node(&node, &inputs, Mode::Eval)?.into_iter().next();
-        let tensor = tensor.ok_or_else(|| Error::unexpected("DequantizeLinear gave nothing").at(&node.label))?;
-        ir.values[output].constant = Some(Constant { tensor, origin: Origin::ConstantNode(node.place) });
-        places.push(node.place);
-    }
-    Ok(places)
 }
 
 /// Bytes of all constants that a graph may compute from others: a few nodes can ask for any amount.

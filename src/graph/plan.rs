@@ -83,7 +83,7 @@ impl Plan {
                 outputs.push(output.map(|id| *slots.entry(id).or_insert(next)));
             }
             let is_fixed = |id: &ValueId| fixed.contains(id);
-            let by_constant = node.inputs.get(1).copied().flatten().is_some_and(|id| is_fixed(&id));
+            let by_constant = node.inputs.get(1).copied().flatten().is_none_or(|id| is_fixed(&id));
             let all_fixed = node.inputs.iter().flatten().all(is_fixed);
             if all_fixed {
                 fixed.extend(node.outputs.iter().flatten());

@@ -1,9 +1,10 @@
 //! Rewrites of a file before it is compiled, for what ONNX defines by other operators: calls of the model's own functions,
-//! scalers, and sequences and optional values whose content is known.
+//! operators of ONNX Runtime's own domain, scalers, and sequences and optional values whose content is known.
 //!
 //! A rewrite keeps the names of values, so that errors and reports speak of what is in the file, and gives standard ONNX: what is
 //! exported later is the rewritten graph.
 
+mod contrib;
 mod functions;
 mod known;
 mod scaler;
@@ -46,6 +47,11 @@ pub fn lower(mut file: OnnxFile) -> Result<Lowered> {
     let calls = functions::inline(&mut file.model).at(|| place)?;
     if calls > 0 {
         repairs.push(format!("{calls} calls of the model's own functions were replaced by the functions' nodes"));
+    }
+    let contributed = contrib::replace(&mut file).at(|| file.path.display().to_string())?;
+    if !contributed.is_empty() {
+        let counts: Vec<String> = contributed.iter().map(|(operator, count)| format!("{count} {operator}")).collect();
+        repairs.push(format!("{} written by ONNX Runtime were replaced by what they stand for", counts.join(", ")));
     }
     let scalers = file.model.graph.as_mut().map_or(Ok(0), scaler::replace)?;
     if scalers > 0 {

@@ -30,6 +30,14 @@ pub const OPS: &[Op] = &[
     Op::new("PRelu", 1, 2, prelu_per_channel).at_least(2).weights(&[1]).gradients(&[0, 1]),
     Op::new("PRelu", 7, 2, |_| one(prelu)).at_least(2).weights(&[1]).gradients(&[0, 1]),
     Op::new("Gelu", 20, 1, gelu),
+    Op::new("Gelu", 1, 1, gelu).domain("com.microsoft"),
+    Op::new("FastGelu", 1, 2, |_| biased_gelu("tanh")).domain("com.microsoft").weights(&[1]).gradients(&[0, 1]),
+    Op::new("BiasGelu", 1, 2, |_| biased_gelu("none")).domain("com.microsoft").at_least(2).weights(&[1]).gradients(&[0, 1]),
+    Op::new("QuickGelu", 1, 1, |node| {
+        let alpha = node.float_or("alpha", f64::from(1.702_f32))?;
+        one(move |call| swish(call.input(0)?, alpha))
+    })
+    .domain("com.microsoft"),
     Op::new("Swish", 24, 1, |node| {
         let alpha = node.float_or("alpha", 1.0)?;
         one(move |call| swish(call.input(0)?, alpha))
@@ -117,6 +125,23 @@ fn gelu(node: &Node<'_>) -> Result<Kernel> {
         return node.unsupported(format!("approximate '{approximate}'"));
     }
     one(move |call| Ok(call.input(0)?.f_gelu(&approximate)?))
+}
+
+/// GELU of the sum of both inputs.
+///
+/// Source: <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.FastGelu>.
+fn biased_gelu(approximate: &'static str) -> Result<Kernel> {
+    one(move |call| {
+        let x = call.input(0)?;
+        let sum = match call.optional(1) {
+            Some(bias) => {
+                bound_broadcast(&[x, bias])?;
+                x.f_add(bias)?
+            }
+            None => x.shallow_clone(),
+        };
+        Ok(sum.f_gelu(approximate)?)
+    })
 }
 
 fn shrink(node: &Node<'_>) -> Result<Kernel> {

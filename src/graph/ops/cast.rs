@@ -63,15 +63,20 @@ fn to(data_type: i32, saturate: bool) -> Result<Kernel> {
 
 /// As [`convert`], and to 8-bit floats. Also for QuantizeLinear.
 pub(super) fn narrowed(x: &Tensor, kind: Kind, saturate: bool) -> Result<Tensor> {
-    let largest = match kind {
-        Kind::Float8e4m3fn => 448.0,
-        Kind::Float8e4m3fnuz => 240.0,
-        Kind::Float8e5m2 | Kind::Float8e5m2fnuz => 57344.0,
-        _ => return convert(x, kind),
-    };
+    let Some(largest) = largest_small_float(kind) else { return convert(x, kind) };
     let x = x.f_to_kind(Kind::Float)?;
     let x = if saturate { x.f_clamp(-largest, largest)? } else { x };
     Ok(x.f_to_kind(kind)?)
+}
+
+/// The largest number that an 8-bit float holds; `None` for other kinds.
+pub(super) fn largest_small_float(kind: Kind) -> Option<f64> {
+    match kind {
+        Kind::Float8e4m3fn => Some(448.0),
+        Kind::Float8e4m3fnuz => Some(240.0),
+        Kind::Float8e5m2 | Kind::Float8e5m2fnuz => Some(57344.0),
+        _ => None,
+    }
 }
 
 /// Floats lose their fraction on the way to an integer.

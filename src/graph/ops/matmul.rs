@@ -27,6 +27,12 @@ pub const OPS: &[Op] = &[
             sketch(&a, &b)
         })
     }),
+    Op::new("FusedMatMul", 1, 2, |node| fused(node, false))
+        .domain("com.microsoft")
+        .at_least(2)
+        .weights(&[0, 1])
+        .gradients(ALL)
+        .sketched(|node| fused(node, true)),
     Op::new("Gemm", 1, 3, |node| gemm(node, false))
         .at_least(3)
         .weights(&[0, 1, 2])
@@ -60,6 +66,24 @@ fn bound(a: &[i64], b: &[i64]) -> Result<()> {
         elements(&shape)?;
     }
     Ok(())
+}
+
+/// `alpha A' B'`, where the last two axes of an operand are exchanged on request.
+///
+/// Source: <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.FusedMatMul>.
+fn fused(node: &Node<'_>, sketched: bool) -> Result<Kernel> {
+    let alpha = node.float_or("alpha", 1.0)?;
+    let turns = [node.flag("transA")?, node.flag("transB")?];
+    if node.flag("transBatchA")? || node.flag("transBatchB")? {
+        return node.unsupported("transBatchA or transBatchB");
+    }
+    one(move |call| {
+        let (a, b) = pair(call)?;
+        let turned = |x: Tensor, turn: bool| if turn && x.dim() >= 2 { x.f_transpose(-2, -1) } else { Ok(x) };
+        let (a, b) = (turned(a, turns[0])?, turned(b, turns[1])?);
+        bound(&a.size(), &b.size())?;
+        scaled(&if sketched { sketch(&a, &b)? } else { a.f_matmul(&b)? }, alpha)
+    })
 }
 
 /// In place of `a b` for a matrix b: every row of the result is made of the same row of `a` alone, and of all its numbers.

@@ -42,6 +42,7 @@ pub mod shape;
 pub mod slice;
 pub mod softmax;
 pub mod statistics;
+pub(crate) mod straight_through;
 
 mod node;
 mod operands;
@@ -133,7 +134,7 @@ pub struct Op {
     pub differentiable: &'static [usize],
     /// Parses a node's attributes once and gives the function that runs it.
     pub compile: fn(&Node<'_>) -> Result<Kernel>,
-    /// As `compile`, for a cheap stand-in that may be run where input 1 is a constant: see [`Op::sketched`].
+    /// As `compile`, for a stand-in that may be run where input 1, if there is one, is a constant: see [`Op::sketched`].
     pub sketch: Option<fn(&Node<'_>) -> Result<Kernel>>,
 }
 
@@ -210,9 +211,9 @@ impl Op {
         self
     }
 
-    /// Gives a stand-in for a product with a constant: a function of the same shapes that treats the rows of input 0 each by itself, as
-    /// the product does whatever the constant is, and lets every number of a row count. Where only shapes matter, and whether images
-    /// keep to themselves, it tells the same as the product.
+    /// Gives a stand-in for a product with a constant at input 1: a function of the same shapes that treats the rows of input 0 each by
+    /// itself, as the product does whatever the constant is, and lets every number of a row count. Or for what rounds its input: the
+    /// same without rounding. Where only shapes matter, and whether images keep to themselves, the stand-in tells the same.
     pub const fn sketched(mut self, sketch: fn(&Node<'_>) -> Result<Kernel>) -> Self {
         self.sketch = Some(sketch);
         self

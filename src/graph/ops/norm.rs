@@ -9,8 +9,11 @@ pub const OPS: &[Op] = &[
     batch_norm_row(1, 5),
     batch_norm_row(9, 5),
     batch_norm_row(14, 3),
-    Op::new("LayerNormalization", 17, 3, layer_norm).at_least(2).outputs(3).weights(&[1, 2]).gradients(&[0, 1, 2]),
+    // ONNX has it since opset 17; ONNX Runtime's optimiser writes it for every opset.
+    Op::new("LayerNormalization", 1, 3, layer_norm).at_least(2).outputs(3).weights(&[1, 2]).gradients(&[0, 1, 2]),
     Op::new("RMSNormalization", 23, 2, rms_norm).at_least(2).weights(&[1]).gradients(&[0, 1]),
+    // By its older name in ONNX Runtime.
+    Op::new("SimplifiedLayerNormalization", 1, 2, rms_norm).at_least(2).weights(&[1]).gradients(&[0, 1]),
     Op::new("GroupNormalization", 18, 3, group_norm).at_least(3).weights(&[1, 2]).gradients(&[0, 1, 2]),
     Op::new("InstanceNormalization", 1, 3, instance_norm).at_least(3).weights(&[1, 2]).gradients(&[0, 1, 2]),
 ];

@@ -41,6 +41,19 @@ pub const OUT_OF_SCOPE: &[(&str, &[&str])] = &[
             "ai.onnx.ml.Binarizer",
         ],
     ),
+    (
+        "its data are laid out for one kind of processor; optimise at the level ORT_ENABLE_EXTENDED, or give the graph as it was before",
+        &[
+            "com.microsoft.nchwc.ReorderInput",
+            "com.microsoft.nchwc.ReorderOutput",
+            "com.microsoft.nchwc.Conv",
+            "com.microsoft.nchwc.MaxPool",
+            "com.microsoft.nchwc.AveragePool",
+            "com.microsoft.nchwc.GlobalMaxPool",
+            "com.microsoft.nchwc.GlobalAveragePool",
+            "com.microsoft.nchwc.Upsample",
+        ],
+    ),
     ("image files are decoded before a model sees them", &["ImageDecoder"]),
     ("it chooses among boxes, as detectors do", &["NonMaxSuppression"]),
     (

@@ -1,6 +1,6 @@
 //! Quantisation to and from small integers.
 
-use super::cast::narrowed;
+use super::cast::{largest_small_float, narrowed};
 use super::conv::{centred, convolve};
 use super::operands::{dim, is_whole, on};
 use super::values::{held_range, kind_attribute};
@@ -11,25 +11,32 @@ use crate::tensor::{Kind, Tensor, is_small_float};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("QuantizeLinear", 10, 3, quantize).at_least(2).gradients(&[]),
-    Op::new("DequantizeLinear", 10, 3, dequantize).at_least(2).gradients(&[1]),
+    QUANTIZE,
+    // ONNX Runtime's own, for types that the standard's first versions do not have.
+    Op { since: 1, ..QUANTIZE }.domain("com.microsoft"),
+    DEQUANTIZE,
+    Op { since: 1, ..DEQUANTIZE }.domain("com.microsoft"),
     Op::new("DynamicQuantizeLinear", 11, 1, |_| Ok(Box::new(dynamic))).outputs(3).gradients(&[]),
     Op::new("QLinearMatMul", 10, 8, |_| one(matmul)).at_least(8).gradients(&[]),
     Op::new("QLinearConv", 10, 9, conv).at_least(8).gradients(&[]),
 ];
 
+const QUANTIZE: Op = Op::new("QuantizeLinear", 10, 3, quantize).at_least(2).gradients(&[]);
+const DEQUANTIZE: Op = Op::new("DequantizeLinear", 10, 3, dequantize).at_least(2).gradients(&[1]);
+
 /// How scales and zero points lie along the data.
 #[derive(Debug, Clone, Copy)]
-struct Grain {
+pub(super) struct Grain {
     axis: i64,
     /// Elements that share a scale along the axis; 0 for one scale each (or one for all).
     block: i64,
 }
 
 impl Grain {
-    fn of(node: &Node<'_>) -> Result<Grain> {
-        let axis = if node.opset >= 13 { node.int_or("axis", 1)? } else { 1 };
-        let block = if node.opset >= 21 { node.int_or("block_size", 0)? } else { 0 };
+    pub fn of(node: &Node<'_>) -> Result<Grain> {
+        // Before opset 13 there is one scale, and no axis; quantisers for other domains write it with scales for each channel.
+        let axis = node.int_or("axis", 1)?;
+        let block = if node.opset >= 21 || node.has("block_size") { node.int_or("block_size", 0)? } else { 0 };
         if block < 0 {
             return Err(Error::malformed(format!("block_size {block} is negative")));
         }
@@ -37,7 +44,7 @@ impl Grain {
     }
 
     /// A scale or zero point in a shape that broadcasts to the data's.
-    fn spread(self, tensor: &Tensor, x: &Tensor) -> Result<Tensor> {
+    pub fn spread(self, tensor: &Tensor, x: &Tensor) -> Result<Tensor> {
         let tensor = on(tensor, x.device())?;
         if tensor.numel() == 1 && self.block == 0 {
             return Ok(tensor.f_reshape([0_i64; 0])?);
@@ -83,35 +90,80 @@ fn quantized(ratio: &Tensor, zero: Option<&Tensor>, kind: Kind, data_type: Optio
     Ok(y.f_clamp(least, greatest)?.f_to_kind(Kind::Int64)?.f_to_kind(kind)?)
 }
 
-fn quantize(node: &Node<'_>) -> Result<Kernel> {
-    let grain = Grain::of(node)?;
-    let saturate = node.int_or("saturate", 1)? != 0;
-    let output = if node.opset >= 21 { node.int("output_dtype")?.filter(|&data_type| data_type != 0) } else { None };
-    let data_type = node.input_type(2).or(output.map(i32::try_from).transpose().map_err(Error::malformed)?);
-    let kind = if node.opset >= 21 { kind_attribute(node, "output_dtype")? } else { None };
-    if node.int_or("precision", 0)? != 0 {
-        return node.unsupported("precision");
+/// What a QuantizeLinear node says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Quantizer {
+    grain: Grain,
+    saturate: bool,
+    /// The ONNX element type of the result, where it is known.
+    data_type: Option<i32>,
+    /// The kind of the result, where there is no zero point to tell.
+    kind: Option<Kind>,
+}
+
+impl Quantizer {
+    pub fn of(node: &Node<'_>) -> Result<Quantizer> {
+        let grain = Grain::of(node)?;
+        let saturate = node.int_or("saturate", 1)? != 0;
+        let output = if node.opset >= 21 { node.int("output_dtype")?.filter(|&data_type| data_type != 0) } else { None };
+        let data_type = node.input_type(2).or(output.map(i32::try_from).transpose().map_err(Error::malformed)?);
+        let kind = if node.opset >= 21 { kind_attribute(node, "output_dtype")? } else { None };
+        if node.int_or("precision", 0)? != 0 {
+            return node.unsupported("precision");
+        }
+        Ok(Quantizer { grain, saturate, data_type, kind })
     }
-    one(move |call| {
-        let (x, scale, zero) = (call.input(0)?, call.input(1)?, call.optional(2));
-        let kind = match (zero, kind) {
+
+    /// The type of the result.
+    fn target(self, call: &Call<'_>) -> Result<Kind> {
+        Ok(match (call.optional(2), self.kind) {
             (Some(zero), _) => zero.f_kind()?,
             (None, Some(kind)) => kind,
             (None, None) => Kind::Uint8,
-        };
+        })
+    }
+
+    /// The data in steps of the scale, and the zero point beside it.
+    fn ratio(self, call: &Call<'_>) -> Result<(Tensor, Option<Tensor>)> {
+        let (x, scale) = (call.input(0)?, call.input(1)?);
         let ratio = x.f_to_kind(if is_whole(x.f_kind()?) { scale.f_kind()? } else { x.f_kind()? })?;
-        let ratio = ratio.f_div(&grain.spread(scale, x)?)?;
-        let zero = zero.map(|zero| grain.spread(zero, x)).transpose()?;
+        let zero = call.optional(2).map(|zero| self.grain.spread(zero, x)).transpose()?;
+        Ok((ratio.f_div(&self.grain.spread(scale, x)?)?, zero))
+    }
+
+    pub fn run(self, call: &Call<'_>) -> Result<Tensor> {
+        let kind = self.target(call)?;
+        let (ratio, zero) = self.ratio(call)?;
         if is_small_float(kind) {
             // The zero point of a float type is zero, by definition.
-            return narrowed(&ratio, kind, saturate);
+            return narrowed(&ratio, kind, self.saturate);
         }
-        quantized(&ratio, zero.as_ref(), kind, data_type)
-    })
+        quantized(&ratio, zero.as_ref(), kind, self.data_type)
+    }
+
+    /// What [`run`](Self::run) rounds: data that the type cannot hold are moved to its ends.
+    pub fn unrounded(self, call: &Call<'_>) -> Result<Tensor> {
+        let kind = self.target(call)?;
+        let (ratio, zero) = self.ratio(call)?;
+        if let Some(largest) = largest_small_float(kind) {
+            return Ok(ratio.f_clamp(-largest, largest)?);
+        }
+        let (least, greatest) = bounds(kind, self.data_type)?;
+        let ratio = match zero {
+            Some(zero) => ratio.f_add(&zero.f_to_kind(ratio.f_kind()?)?)?,
+            None => ratio,
+        };
+        Ok(ratio.f_clamp(least, greatest)?)
+    }
+}
+
+fn quantize(node: &Node<'_>) -> Result<Kernel> {
+    let quantizer = Quantizer::of(node)?;
+    one(move |call| quantizer.run(call))
 }
 
 /// `(x - zero_point) * scale`, in the scale's type.
-fn dequantize(node: &Node<'_>) -> Result<Kernel> {
+pub(super) fn dequantize(node: &Node<'_>) -> Result<Kernel> {
     let grain = Grain::of(node)?;
     let kind = if node.opset >= 23 { kind_attribute(node, "output_dtype")? } else { None };
     one(move |call| {
@@ -135,7 +187,7 @@ fn dequantize(node: &Node<'_>) -> Result<Kernel> {
 }
 
 /// onnx: DynamicQuantizeLinear-11: the range of the data, widened to hold zero, spread over 0..=255.
-fn dynamic(call: &Call<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn dynamic(call: &Call<'_>) -> Result<Vec<Tensor>> {
     let x = call.input(0)?;
     let (low, high) = (x.f_min()?.f_clamp_max(0.0)?, x.f_max()?.f_clamp_min(0.0)?);
     let scale = high.f_sub(&low)?.f_div_scalar(255.0)?;

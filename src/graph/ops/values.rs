@@ -25,7 +25,8 @@ pub(super) fn held_range(data_type: i32) -> Option<(i64, u32)> {
 /// An element type attribute such as `dtype`.
 pub(super) fn kind_attribute(node: &Node<'_>, name: &str) -> Result<Option<Kind>> {
     match node.int(name)? {
-        None => Ok(None),
+        // Zero stands for no type.
+        None | Some(0) => Ok(None),
         Some(data_type) => kind_of(i32::try_from(data_type).map_err(Error::malformed)?).map(Some),
     }
 }

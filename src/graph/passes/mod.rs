@@ -3,3 +3,5 @@
 pub mod batch_norm;
 pub mod batch_size;
 pub mod head;
+pub mod quantization;
+pub mod straight_through;

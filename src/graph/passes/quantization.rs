@@ -1,0 +1,168 @@
+//! Quantised constants become floats: integers have no gradients.
+//!
+//! A weight is stored as integers with a scale and a zero point, which `DequantizeLinear` reads, or as floats that go through a
+//! `QuantizeLinear` before. It is dequantised once, and trained freely from then on; or, where somebody asks for it, the floats are
+//! rounded to the file's steps in every pass.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Error, Place, Result};
+use crate::graph::import::QuantizationRepair;
+use crate::graph::ir::label;
+use crate::graph::nodes::new_node;
+use crate::graph::ops::{self, Call, Mode, Node};
+use crate::graph::body;
+use crate::onnx::proto::tensor_proto::DataType;
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::{OnnxFile, to_proto};
+use crate::tensor::{Tensor, no_grad};
+
+/// Makes floats of the quantised constants of a file's graph; gives their number.
+///
+/// # Errors
+/// What dequantising raises, naming the node.
+pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<usize> {
+    let Some(graph) = file.model.graph.as_ref() else { return Ok(0) };
+    if !graph.node.iter().any(|node| node.op_type == "DequantizeLinear") {
+        return Ok(0);
+    }
+    let constants = Constants { file, graph };
+    let mut changes = Vec::new();
+    for (place, node) in graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "DequantizeLinear") {
+        let change = constants.released(node, how).at(|| label(place, node))?;
+        changes.extend(change.map(|change| (place, change)));
+    }
+    let count = changes.len();
+    // The graph is there: it was read above.
+    let Some(graph) = file.model.graph.as_mut() else { return Ok(0) };
+    for (place, change) in changes.into_iter().rev() {
+        match change {
+            Change::Float(float) => {
+                graph.node.remove(place);
+                graph.initializer.push(float);
+            }
+            Change::Pair { float, rounding, zero } => {
+                if let (Some(source), Some(result)) = (graph.node[place].input.first_mut(), rounding.output.first()) {
+                    source.clone_from(result);
+                }
+                graph.node.insert(place, rounding);
+                graph.initializer.extend([float].into_iter().chain(zero));
+            }
+            Change::Nothing => {}
+        }
+    }
+    if count > 0 {
+        drop_unread(graph);
+        // Older files have to list every initializer among the inputs.
+        file.model.ir_version = file.model.ir_version.max(4);
+    }
+    Ok(count)
+}
+
+/// What becomes of a `DequantizeLinear` of a constant.
+enum Change {
+    /// It gives way to its result.
+    Float(TensorProto),
+    /// It reads what `rounding` makes of floats, by a zero point that may be new.
+    Pair { float: TensorProto, rounding: NodeProto, zero: Option<TensorProto> },
+    /// The file rounds floats itself.
+    Nothing,
+}
+
+struct Constants<'a> {
+    file: &'a OnnxFile,
+    graph: &'a GraphProto,
+}
+
+impl Constants<'_> {
+    /// What becomes of this node; `None` if it reads something that is not constant.
+    fn released(&self, node: &NodeProto, how: QuantizationRepair) -> Result<Option<Change>> {
+        let Some((name, source)) = node.output.first().zip(node.input.first()) else { return Ok(None) };
+        let quantised_here = self.graph.node.iter().find(|node| node.op_type == "QuantizeLinear" && node.output.contains(source));
+        let mut known: HashMap<&str, (Tensor, i32)> = HashMap::new();
+        if let Some(quantise) = quantised_here {
+            let Some(inputs) = self.inputs(quantise, &known)? else { return Ok(None) };
+            if how == QuantizationRepair::Fake {
+                return Ok(Some(Change::Nothing));
+            }
+            let data_type = inputs.get(2).and_then(Option::as_ref).map_or(DataType::UINT8 as i32, |(_, data_type)| *data_type);
+            known.insert(source, (self.run(quantise, &inputs)?, data_type));
+        }
+        let Some(inputs) = self.inputs(node, &known)? else { return Ok(None) };
+        let float = self.run(node, &inputs)?;
+        let Some((_, data_type)) = inputs.first().and_then(Option::as_ref) else { return Ok(None) };
+        // Sums are kept in 32 bits, which no QuantizeLinear gives: biases.
+        if how == QuantizationRepair::Dequantize || *data_type == DataType::INT32 as i32 {
+            return Ok(Some(Change::Float(to_proto(name, &float)?)));
+        }
+        let (float_name, rounded) = (format!("{name}/float"), format!("{name}/rounded"));
+        let mut inputs = vec![float_name.clone()];
+        inputs.extend(node.input.iter().skip(1).cloned());
+        let zero = if inputs.get(2).is_none_or(String::is_empty) {
+            let zero = TensorProto { name: format!("{name}/zero"), data_type: *data_type, raw_data: vec![0], ..Default::default() };
+            inputs.truncate(2);
+            inputs.push(zero.name.clone());
+            Some(zero)
+        } else {
+            None
+        };
+        let attributes = node.attribute.iter().filter(|attribute| attribute.name != "output_dtype").cloned().collect();
+        let mut rounding = new_node("QuantizeLinear", &inputs, rounded, attributes);
+        rounding.domain.clone_from(&node.domain);
+        Ok(Some(Change::Pair { float: to_proto(&float_name, &float)?, rounding, zero }))
+    }
+
+    /// The constants that a node reads, with their ONNX element types; `None` if one is no constant.
+    fn inputs(&self, node: &NodeProto, known: &HashMap<&str, (Tensor, i32)>) -> Result<Option<Vec<Option<(Tensor, i32)>>>> {
+        let mut inputs = Vec::new();
+        for name in &node.input {
+            let found = match known.get(name.as_str()) {
+                Some((tensor, data_type)) => Some((tensor.shallow_clone(), *data_type)),
+                None => self.constant(name).map(|proto| Ok::<_, Error>((self.file.tensor(proto)?, proto.data_type))).transpose()?,
+            };
+            match found {
+                None if !name.is_empty() => return Ok(None),
+                found => inputs.push(found),
+            }
+        }
+        Ok(Some(inputs))
+    }
+
+    fn constant(&self, name: &str) -> Option<&TensorProto> {
+        let node = || {
+            let node = self.graph.node.iter().find(|node| node.op_type == "Constant" && node.output.iter().any(|o| o == name))?;
+            node.attribute.iter().find(|attribute| attribute.name == "value")?.t.as_ref()
+        };
+        self.graph.initializer.iter().find(|tensor| tensor.name == name).or_else(node)
+    }
+
+    fn run(&self, node: &NodeProto, inputs: &[Option<(Tensor, i32)>]) -> Result<Tensor> {
+        let _guard = no_grad();
+        let opset = self.file.model.opset_import.iter().find(|opset| opset.domain == node.domain).map_or(1, |opset| opset.version);
+        let op = ops::find(&node.domain, &node.op_type, opset)?;
+        let present = inputs.iter().map(Option::is_some).collect();
+        let types = inputs.iter().map(|input| input.as_ref().map(|(_, data_type)| *data_type)).collect();
+        let kernel = (op.compile)(&Node::new(op.name, opset, present, vec![true], &node.attribute).typed(types))?;
+        let tensors: Vec<Option<&Tensor>> = inputs.iter().map(|input| input.as_ref().map(|(tensor, _)| tensor)).collect();
+        let outputs = kernel(&Call { inputs: &tensors, mode: Mode::Eval })?;
+        outputs.into_iter().next().ok_or_else(|| Error::unexpected("a node without a result"))
+    }
+}
+
+/// Integers that nobody reads any more need no memory.
+fn drop_unread(graph: &mut GraphProto) {
+    let mut read: HashSet<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+    for node in &graph.node {
+        read.extend(node.input.iter().map(String::as_str));
+        body::subgraphs(node).for_each(|attribute| read.extend(body::free_names(&attribute.g)));
+    }
+    let gone = |node: &NodeProto| {
+        matches!(node.op_type.as_str(), "Constant" | "QuantizeLinear") && node.output.iter().all(|o| !read.contains(o.as_str()))
+    };
+    let unread_nodes: HashSet<String> = graph.node.iter().filter(|node| gone(node)).flat_map(|node| node.output.clone()).collect();
+    let inputs: HashSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
+    let unread = |tensor: &TensorProto| !read.contains(tensor.name.as_str()) && !inputs.contains(tensor.name.as_str());
+    let unread: HashSet<String> = graph.initializer.iter().filter(|t| unread(t)).map(|t| t.name.clone()).collect();
+    graph.node.retain(|node| node.output.first().is_none_or(|output| !unread_nodes.contains(output)));
+    graph.initializer.retain(|tensor| !unread.contains(&tensor.name));
+}
