@@ -157,6 +157,27 @@ fn probes() -> Vec<Probe> {
         let zero = Tensor::zeros([1_i64], (Kind::Double, Device::Cpu));
         probes.push(Probe::new("Where", nodes, &[(position, channel)]).with("zero", &zero));
     }
+    let own = |operator: &str, inputs: &[&str], attributes: &[(&str, i64)]| NodeProto {
+        domain: "com.microsoft".into(),
+        ..node(operator, inputs, "y", attributes)
+    };
+    probes.push(Probe::new("FusedMatMul", vec![own("FusedMatMul", &["flat", "w0"], &[("transB", 1)])], &[(1, &[6, 288])]));
+    probes.push(Probe::new(
+        "FusedMatMul",
+        vec![
+            NodeProto { output: vec!["turned".into()], ..own("FusedMatMul", &["w0", "flat"], &[("transB", 1)]) },
+            node("Transpose", &["turned"], "y", &[]),
+        ],
+        &[(0, &[6, 288])],
+    ));
+    probes.push(Probe::new(
+        "SimplifiedLayerNormalization",
+        vec![node("SimplifiedLayerNormalization", &["conv", "w0"], "y", &[])],
+        &[(1, &[6])],
+    ));
+    for operator in ["FastGelu", "BiasGelu"] {
+        probes.push(Probe::new(operator, vec![own(operator, &["flat", "w0"], &[])], &[(1, &[288])]));
+    }
     for operator in ["Add", "Sub", "Mul", "Div", "Sum"] {
         for position in [0, 1] {
             let inputs = if position == 0 { ["w0", "conv"] } else { ["conv", "w0"] };

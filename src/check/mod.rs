@@ -2,6 +2,7 @@
 //! trainable parameter has to receive a finite gradient that is not zero.
 
 pub mod conformance;
+pub mod draw;
 pub mod gradients;
 mod memory;
 pub mod parity;
@@ -125,7 +126,15 @@ impl Check {
 ///
 /// # Errors
 /// Malformed files, a missing ONNX Runtime, or a failing node. Disagreement is not an error here: see [`Check::verdict`].
-pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Option<&Tensor>, device: Device) -> Result<Check> {
+///
+/// The model is given as well, where the file could be imported.
+pub fn check(
+    path: &Path,
+    limits: &Limits,
+    options: &ImportOptions,
+    images: Option<&Tensor>,
+    device: Device,
+) -> Result<(Check, Option<Model>)> {
     let before = memory::resident();
     let started = Instant::now();
     let model = match Model::import(onnx::read(path, limits)?, options, device) {
@@ -134,7 +143,7 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
         Err(error) if error.kind() == ErrorKind::Unsupported => {
             let file = graph::lower(onnx::read(path, limits)?)?;
             let survey = import::survey(&file, options).at(|| path.display().to_string())?;
-            return if survey.unsupported.is_empty() { Err(error) } else { Ok(refused(path, file.sha256(), survey)) };
+            return if survey.unsupported.is_empty() { Err(error) } else { Ok((refused(path, file.sha256(), survey), None)) };
         }
         Err(error) => return Err(error),
     };
@@ -164,7 +173,7 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
     }
     let on_images = images.map(|images| parity::compare(&model, &mut witness, images)).transpose().at(|| path.display())?;
     let gradients = gradients::check(&model, &[c, h, w])?;
-    Ok(Check {
+    let check = Check {
         model: path.display().to_string(),
         sha256: model.sha256().to_string(),
         opset: report.opset,
@@ -179,7 +188,8 @@ pub fn check(path: &Path, limits: &Limits, options: &ImportOptions, images: Opti
         import_s,
         import_peak_mb,
         import: Some(report),
-    })
+    };
+    Ok((check, Some(model)))
 }
 
 /// Compares an imported model with ONNX Runtime on a few images, before numbers about it are believed.

@@ -8,6 +8,7 @@ use crate::check::witness::Witness;
 use crate::check::{BFLOAT16_TOLERANCE, HALF_TOLERANCE, PARITY_TOLERANCE};
 use crate::error::{Error, Result};
 use crate::graph::Model;
+use crate::graph::ops::quant::jittered;
 use crate::tensor::{Device, Kind, Tensor, no_grad, rng, to_f64s};
 
 /// Agreement on a set of images.
@@ -111,30 +112,23 @@ pub fn compare(model: &Model, witness: &mut Witness, images: &Tensor) -> Result<
     })
 }
 
-/// By how much, relative to the largest output, the outputs of a model that rounds its own intermediate results move when all of
-/// its images' numbers move by a [`NUDGE`]; twice the largest of a few such moves. Where a number lies at the edge between two
-/// steps, two engines that add up in different orders take different ones, and the rest of the network carries it on: no
-/// comparison can be finer than that.
+/// By how much, relative to the largest output, the outputs of a model that rounds its own intermediate results move when the numbers
+/// that are rounded are [a little off](jittered); twice the largest of a few such moves. Where a number lies at the edge between two
+/// steps, two engines that add up in different orders take different ones, and the rest of the network carries it on: no comparison
+/// can be finer than that.
 fn noise(model: &Model, images: &Tensor, largest: f64) -> Result<f64> {
-    let still = to_f64s(&model.output(images)?.f_to_device(Device::Cpu)?)?;
-    let directions = random_images(&[NUDGES, images.size().iter().skip(1).product()])?.f_to_device(images.device())?;
+    let outputs = || -> Result<Vec<f64>> { to_f64s(&model.output(images)?.f_to_device(Device::Cpu)?) };
+    let still = outputs()?;
     let mut moved = 0.0_f64;
-    for direction in 0..NUDGES {
-        let shape: Vec<i64> = std::iter::once(1).chain(images.size().into_iter().skip(1)).collect();
-        let factor = directions.f_narrow(0, direction, 1)?.f_view(shape.as_slice())?.f_mul_scalar(NUDGE)?.f_add_scalar(1.0)?;
-        let outputs = to_f64s(&model.output(&images.f_mul(&factor)?)?.f_to_device(Device::Cpu)?)?;
-        let largest = still.iter().zip(&outputs).fold(0.0_f64, |largest, (a, b)| largest.max((a - b).abs()));
-        moved = moved.max(largest);
+    for seed in 0..TRIALS {
+        let off = jittered(seed, outputs)?;
+        moved = still.iter().zip(&off).fold(moved, |moved, (a, b)| moved.max((a - b).abs()));
     }
     Ok((2.0 * moved / largest.max(f64::MIN_POSITIVE)).min(COARSEST))
 }
 
-/// Relative standard deviation of the moves by which [`noise`] is measured: some roundings of single precision, as they add up over a sum
-/// of thousands of products.
-const NUDGE: f64 = 1e-5;
-
-/// How many moves are tried.
-const NUDGES: i64 = 4;
+/// How many runs [`noise`] is measured by.
+const TRIALS: u8 = 4;
 
 /// A tolerance above this would let anything pass.
 const COARSEST: f64 = 0.3;

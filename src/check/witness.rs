@@ -38,7 +38,8 @@ impl Witness {
         // Optimised graphs compute something else than the file says: products with quantised weights in fewer bits, and sums that cancel,
         // fused into convolutions, with a thousandth of error.
         let mut builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(|e| refused(&e))?;
-        let first = if import.scores_inside { None } else { Some(builder.commit_from_file(path)) };
+        let rewritten = import.scores_inside || import.operators.contains_key(FEW_BITS);
+        let first = if rewritten { None } else { Some(builder.commit_from_file(path)) };
         let session = match first {
             Some(Ok(session)) => session,
             // Some exporters declare shapes of values inside the graph that the nodes contradict. Nothing needs them.
@@ -47,7 +48,8 @@ impl Witness {
                 builder.commit_from_memory(&reduced).map_err(|_| refused(&error))?
             }
             None => {
-                let reduced = reduced(path, Some(&import.scores)).map_err(|e| refused(&e))?;
+                let scores = Some(import.scores.as_str()).filter(|_| import.scores_inside);
+                let reduced = reduced(path, scores).map_err(|e| refused(&e))?;
                 builder.commit_from_memory(&reduced).map_err(|e| refused(&e))?
             }
         };
@@ -123,12 +125,18 @@ impl Witness {
     }
 }
 
-/// The file without the shapes that it declares for values inside the graph, and with the value `scores` as its only output if
-/// that is named.
+/// An operator that ONNX Runtime computes as exactly as the file asks for.
+const FEW_BITS: &str = "com.microsoft.MatMulNBits";
+
+/// The file without the shapes that it declares for values inside the graph, with the value `scores` as its only output if that is
+/// named, and computed as exactly as can be.
 fn reduced(path: &Path, scores: Option<&str>) -> Result<Vec<u8>> {
     let mut file = onnx::read(path, &Limits::default())?;
     if let Some(graph) = file.model.graph.as_mut() {
         graph.value_info.clear();
+        for node in graph.node.iter_mut().filter(|node| node.domain == "com.microsoft") {
+            node.attribute.retain(|attribute| attribute.name != "accuracy_level");
+        }
         if let Some(name) = scores {
             graph.output = vec![ValueInfoProto { name: name.to_string(), ..Default::default() }];
         }

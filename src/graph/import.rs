@@ -196,7 +196,9 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
                 format!("{released} quantised weights were dequantised into floats, which are trained")
             }
             QuantizationRepair::Fake => {
-                format!("{released} quantised weights are floats, which are trained and in every pass rounded to the file's steps")
+                format!(
+                    "{released} quantised weights are floats, which are trained and in every pass rounded to the file's steps"
+                )
             }
         });
     }

@@ -380,6 +380,8 @@ impl Reader<'_> {
                 Err(Error::unsupported(format!("opset {} is newer than {newest}, the newest that is known", import.version)))
             }
             Some(import) => Ok(import.version),
+            // ONNX Runtime takes its own operators without.
+            None if domain == "com.microsoft" => Ok(1),
             None => Err(Error::malformed(format!("the file imports no opset for domain '{domain}'"))),
         }
     }

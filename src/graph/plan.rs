@@ -193,8 +193,7 @@ impl Plan {
         let mut slots: Vec<Option<Tensor>> = inputs.iter().map(|input| Some(input.shallow_clone())).collect();
         slots.resize_with(self.slots, || None);
         for step in &self.steps[..count] {
-            let outputs =
-                if pass.sketch { step.sketch(stored, &slots)? } else { step.run(stored, &slots, pass.mode)? };
+            let outputs = if pass.sketch { step.sketch(stored, &slots)? } else { step.run(stored, &slots, pass.mode)? };
             see(step, &outputs)?;
             step.store(outputs, &mut slots);
             step.release(&mut slots);

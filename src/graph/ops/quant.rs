@@ -1,5 +1,7 @@
 //! Quantisation to and from small integers.
 
+use std::cell::Cell;
+
 use super::cast::{largest_small_float, narrowed};
 use super::conv::{centred, convolve};
 use super::operands::{dim, is_whole, on};
@@ -80,10 +82,38 @@ fn bounds(kind: Kind, data_type: Option<i32>) -> Result<(f64, f64)> {
     })
 }
 
+thread_local! {
+    static JITTER: Cell<Option<u8>> = const { Cell::new(None) };
+}
+
+/// Relative to the largest number of a tensor: some roundings of single precision, as they add up over a sum of thousands of products.
+const EDGE: f64 = 1e-6;
+
+/// Runs something with numbers that are a little off, by the `seed`, whenever they are rounded to steps: those that lie at the edge
+/// between two steps are as likely to take the one as the other, as in another engine that adds up in another order.
+pub(crate) fn jittered<T>(seed: u8, work: impl FnOnce() -> T) -> T {
+    let before = JITTER.replace(Some(seed));
+    let result = work();
+    JITTER.set(before);
+    result
+}
+
+/// The numbers as they are, or a little off.
+fn at_the_edge(ratio: &Tensor) -> Result<Tensor> {
+    let Some(seed) = JITTER.get().filter(|_| ratio.numel() > 0) else { return Ok(ratio.shallow_clone()) };
+    let count = i64::try_from(ratio.numel()).map_err(Error::malformed)?;
+    // Fractions of multiples of irrational numbers are spread evenly, and the same on every machine.
+    let steps = Tensor::f_arange(count, (Kind::Double, ratio.device()))?.f_mul_scalar(0.754_877_666_246_692_7)?;
+    let spread = steps.f_add_scalar(0.569_840_290_998_053_2 * f64::from(seed))?.f_frac()?.f_sub_scalar(0.5)?;
+    let largest = ratio.f_to_kind(Kind::Double)?.f_abs()?.f_max()?;
+    let off = spread.f_mul(&largest)?.f_mul_scalar(2.0 * EDGE)?.f_reshape(ratio.size())?;
+    Ok(ratio.f_to_kind(Kind::Double)?.f_add(&off)?)
+}
+
 /// `saturate(round(x / scale) + zero_point)`, ties to even.
 fn quantized(ratio: &Tensor, zero: Option<&Tensor>, kind: Kind, data_type: Option<i32>) -> Result<Tensor> {
     let (least, greatest) = bounds(kind, data_type)?;
-    let mut y = ratio.f_to_kind(Kind::Double)?.f_round()?;
+    let mut y = at_the_edge(ratio)?.f_to_kind(Kind::Double)?.f_round()?;
     if let Some(zero) = zero {
         y = y.f_add(&zero.f_to_kind(Kind::Double)?)?;
     }
@@ -136,7 +166,7 @@ impl Quantizer {
         let (ratio, zero) = self.ratio(call)?;
         if is_small_float(kind) {
             // The zero point of a float type is zero, by definition.
-            return narrowed(&ratio, kind, self.saturate);
+            return narrowed(&at_the_edge(&ratio)?, kind, self.saturate);
         }
         quantized(&ratio, zero.as_ref(), kind, self.data_type)
     }

@@ -16,9 +16,8 @@ pub const QUANTIZE: Op = Op::new("QuantizeLinear", 1, 3, quantize).at_least(2).s
 });
 
 /// Takes the place of `DynamicQuantizeLinear`. Without rounding, it does not matter that images of a batch share their range.
-pub const DYNAMIC: Op = Op::new("DynamicQuantizeLinear", 1, 1, |_| Ok(Box::new(quantize_dynamically)))
-    .outputs(3)
-    .sketched(|_| {
+pub const DYNAMIC: Op =
+    Op::new("DynamicQuantizeLinear", 1, 1, |_| Ok(Box::new(quantize_dynamically))).outputs(3).sketched(|_| {
         Ok(Box::new(|call| {
             let mut outputs = dynamic(call)?;
             if let [y, scale, zero] = outputs.as_mut_slice() {

@@ -7,11 +7,11 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
+use crate::graph::body;
 use crate::graph::import::QuantizationRepair;
 use crate::graph::ir::label;
 use crate::graph::nodes::new_node;
 use crate::graph::ops::{self, Call, Mode, Node};
-use crate::graph::body;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{OnnxFile, to_proto};
@@ -45,8 +45,8 @@ pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<usize> {
                 if let (Some(source), Some(result)) = (graph.node[place].input.first_mut(), rounding.output.first()) {
                     source.clone_from(result);
                 }
-                graph.node.insert(place, rounding);
-                graph.initializer.extend([float].into_iter().chain(zero));
+                graph.node.insert(place, *rounding);
+                graph.initializer.extend([float].into_iter().chain(zero.map(|zero| *zero)));
             }
             Change::Nothing => {}
         }
@@ -64,10 +64,13 @@ enum Change {
     /// It gives way to its result.
     Float(TensorProto),
     /// It reads what `rounding` makes of floats, by a zero point that may be new.
-    Pair { float: TensorProto, rounding: NodeProto, zero: Option<TensorProto> },
+    Pair { float: TensorProto, rounding: Box<NodeProto>, zero: Option<Box<TensorProto>> },
     /// The file rounds floats itself.
     Nothing,
 }
+
+/// Values with their ONNX element type, of which several are held in one kind of tensor.
+type Typed = (Tensor, i32);
 
 struct Constants<'a> {
     file: &'a OnnxFile,
@@ -79,7 +82,7 @@ impl Constants<'_> {
     fn released(&self, node: &NodeProto, how: QuantizationRepair) -> Result<Option<Change>> {
         let Some((name, source)) = node.output.first().zip(node.input.first()) else { return Ok(None) };
         let quantised_here = self.graph.node.iter().find(|node| node.op_type == "QuantizeLinear" && node.output.contains(source));
-        let mut known: HashMap<&str, (Tensor, i32)> = HashMap::new();
+        let mut known: HashMap<&str, Typed> = HashMap::new();
         if let Some(quantise) = quantised_here {
             let Some(inputs) = self.inputs(quantise, &known)? else { return Ok(None) };
             if how == QuantizationRepair::Fake {
@@ -99,26 +102,29 @@ impl Constants<'_> {
         let mut inputs = vec![float_name.clone()];
         inputs.extend(node.input.iter().skip(1).cloned());
         let zero = if inputs.get(2).is_none_or(String::is_empty) {
-            let zero = TensorProto { name: format!("{name}/zero"), data_type: *data_type, raw_data: vec![0], ..Default::default() };
+            let zero =
+                TensorProto { name: format!("{name}/zero"), data_type: *data_type, raw_data: vec![0], ..Default::default() };
             inputs.truncate(2);
             inputs.push(zero.name.clone());
-            Some(zero)
+            Some(Box::new(zero))
         } else {
             None
         };
         let attributes = node.attribute.iter().filter(|attribute| attribute.name != "output_dtype").cloned().collect();
         let mut rounding = new_node("QuantizeLinear", &inputs, rounded, attributes);
         rounding.domain.clone_from(&node.domain);
-        Ok(Some(Change::Pair { float: to_proto(&float_name, &float)?, rounding, zero }))
+        Ok(Some(Change::Pair { float: to_proto(&float_name, &float)?, rounding: Box::new(rounding), zero }))
     }
 
     /// The constants that a node reads, with their ONNX element types; `None` if one is no constant.
-    fn inputs(&self, node: &NodeProto, known: &HashMap<&str, (Tensor, i32)>) -> Result<Option<Vec<Option<(Tensor, i32)>>>> {
+    fn inputs(&self, node: &NodeProto, known: &HashMap<&str, Typed>) -> Result<Option<Vec<Option<Typed>>>> {
         let mut inputs = Vec::new();
         for name in &node.input {
             let found = match known.get(name.as_str()) {
                 Some((tensor, data_type)) => Some((tensor.shallow_clone(), *data_type)),
-                None => self.constant(name).map(|proto| Ok::<_, Error>((self.file.tensor(proto)?, proto.data_type))).transpose()?,
+                None => {
+                    self.constant(name).map(|proto| Ok::<_, Error>((self.file.tensor(proto)?, proto.data_type))).transpose()?
+                }
             };
             match found {
                 None if !name.is_empty() => return Ok(None),
@@ -136,9 +142,10 @@ impl Constants<'_> {
         self.graph.initializer.iter().find(|tensor| tensor.name == name).or_else(node)
     }
 
-    fn run(&self, node: &NodeProto, inputs: &[Option<(Tensor, i32)>]) -> Result<Tensor> {
+    fn run(&self, node: &NodeProto, inputs: &[Option<Typed>]) -> Result<Tensor> {
         let _guard = no_grad();
-        let opset = self.file.model.opset_import.iter().find(|opset| opset.domain == node.domain).map_or(1, |opset| opset.version);
+        let opset =
+            self.file.model.opset_import.iter().find(|opset| opset.domain == node.domain).map_or(1, |opset| opset.version);
         let op = ops::find(&node.domain, &node.op_type, opset)?;
         let present = inputs.iter().map(Option::is_some).collect();
         let types = inputs.iter().map(|input| input.as_ref().map(|(_, data_type)| *data_type)).collect();
@@ -159,7 +166,8 @@ fn drop_unread(graph: &mut GraphProto) {
     let gone = |node: &NodeProto| {
         matches!(node.op_type.as_str(), "Constant" | "QuantizeLinear") && node.output.iter().all(|o| !read.contains(o.as_str()))
     };
-    let unread_nodes: HashSet<String> = graph.node.iter().filter(|node| gone(node)).flat_map(|node| node.output.clone()).collect();
+    let unread_nodes: HashSet<String> =
+        graph.node.iter().filter(|node| gone(node)).flat_map(|node| node.output.clone()).collect();
     let inputs: HashSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
     let unread = |tensor: &TensorProto| !read.contains(tensor.name.as_str()) && !inputs.contains(tensor.name.as_str());
     let unread: HashSet<String> = graph.initializer.iter().filter(|t| unread(t)).map(|t| t.name.clone()).collect();

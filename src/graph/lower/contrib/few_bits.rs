@@ -11,9 +11,8 @@ pub fn replace(writer: &mut Writer<'_>, node: &NodeProto) -> Result<bool> {
         return Ok(false);
     }
     only(node, &["K", "N", "bits", "block_size", "accuracy_level", "weight_prepacked"], 6)?;
-    if int_or(node, "accuracy_level", 0) == 4 || int_or(node, "weight_prepacked", 0) != 0 {
-        let reason = "com.microsoft.MatMulNBits that rounds its other operand (accuracy_level 4), or is packed for one kind of processor, is not supported";
-        return Err(Error::unsupported(reason).help("quantise with accuracy_level 0"));
+    if int_or(node, "weight_prepacked", 0) != 0 {
+        return Err(Error::unsupported("com.microsoft.MatMulNBits that is packed for one kind of processor is not supported"));
     }
     if optional(node, 4).is_some() {
         return Err(Error::unsupported("com.microsoft.MatMulNBits with g_idx is not supported"));
@@ -88,7 +87,11 @@ impl Blocks {
         let numbers = bytes.f_div_tensor_mode(&divisors, "floor")?.f_remainder(range)?;
         let numbers = numbers.f_reshape([self.rows, -1])?;
         if numbers.size().last().is_none_or(|&found| found < length) {
-            return Err(Error::malformed(format!("{:?} packed numbers where {} x {length} are expected", numbers.size(), self.rows)));
+            return Err(Error::malformed(format!(
+                "{:?} packed numbers where {} x {length} are expected",
+                numbers.size(),
+                self.rows
+            )));
         }
         Ok(numbers.f_narrow(1, 0, length)?)
     }

@@ -1,8 +1,6 @@
 //! Products and normalisations with what stood around them.
 
-use super::{
-    Writer, attribute, float_attribute, float_or, input, int_attribute, int_or, only, only_outputs, optional, without,
-};
+use super::{Writer, attribute, float_attribute, float_or, input, int_attribute, only, only_outputs, optional, without};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 
@@ -16,8 +14,6 @@ pub fn replace(writer: &mut Writer<'_>, node: &NodeProto) -> Result<bool> {
         "FusedGemm" => gemm(writer, node)?,
         "SkipLayerNormalization" => skip_norm(writer, node, "LayerNormalization")?,
         "SkipSimplifiedLayerNormalization" => skip_norm(writer, node, "SimplifiedLayerNormalization")?,
-        "BiasSoftmax" => bias_softmax(writer, node)?,
-        "BiasAdd" => bias_add(writer, node)?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -103,25 +99,5 @@ fn skip_norm(writer: &mut Writer<'_>, node: &NodeProto, norm: &str) -> Result<()
     inputs.extend(optional(node, 3).filter(|_| !simplified));
     let epsilon = float_or(node, "epsilon", 1e-12);
     writer.last(norm, &inputs, &output, vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)]);
-    Ok(())
-}
-
-fn bias_softmax(writer: &mut Writer<'_>, node: &NodeProto) -> Result<()> {
-    only(node, &["axis", "is_inner_broadcast"], 2)?;
-    if writer.opset < 13 {
-        return Err(Error::unsupported("com.microsoft.BiasSoftmax below opset 13 is not supported"));
-    }
-    let output = writer.base.clone();
-    let sum = writer.node("Add", &[input(node, 0)?, input(node, 1)?], vec![]);
-    writer.last("Softmax", &[&sum], &output, vec![int_attribute("axis", int_or(node, "axis", 1))]);
-    Ok(())
-}
-
-/// `X + bias + skip`.
-fn bias_add(writer: &mut Writer<'_>, node: &NodeProto) -> Result<()> {
-    only(node, &[], 3)?;
-    let output = writer.base.clone();
-    let sum = writer.node("Add", &[input(node, 0)?, input(node, 1)?], vec![]);
-    writer.last("Add", &[&sum, input(node, 2)?], &output, vec![]);
     Ok(())
 }

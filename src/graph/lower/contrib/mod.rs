@@ -76,7 +76,10 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Whether the node was replaced.
     fn replace(&mut self, node: &NodeProto) -> Result<bool> {
-        Ok(fused::replace(self, node)? || attention::replace(self, node)? || quantised::replace(self, node)? || few_bits::replace(self, node)?)
+        Ok(fused::replace(self, node)?
+            || attention::replace(self, node)?
+            || quantised::replace(self, node)?
+            || few_bits::replace(self, node)?)
     }
 
     fn name(&mut self, what: &str) -> String {
@@ -179,9 +182,7 @@ fn only(node: &NodeProto, attributes: &[&str], inputs: usize) -> Result<()> {
         return Err(Error::unsupported(format!("attribute '{}' of com.microsoft.{op} is not known", unknown.name)));
     }
     match node.input.iter().rposition(|input| !input.is_empty()) {
-        Some(last) if last >= inputs => {
-            Err(Error::unsupported(format!("input {last} of com.microsoft.{op} is not supported")))
-        }
+        Some(last) if last >= inputs => Err(Error::unsupported(format!("input {last} of com.microsoft.{op} is not supported"))),
         _ => Ok(()),
     }
 }

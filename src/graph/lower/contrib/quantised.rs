@@ -108,7 +108,12 @@ fn product(writer: &mut Writer<'_>, a: &str, b: &str, bias: Option<&str>, output
 }
 
 /// The floats that stand behind an operand: inputs at data, scale and zero point. `axis` is that of several scales.
-pub(super) fn dequantised(writer: &mut Writer<'_>, node: &NodeProto, [x, scale, zero]: [usize; 3], axis: Option<i64>) -> Result<String> {
+pub(super) fn dequantised(
+    writer: &mut Writer<'_>,
+    node: &NodeProto,
+    [x, scale, zero]: [usize; 3],
+    axis: Option<i64>,
+) -> Result<String> {
     let mut inputs = vec![input(node, x)?, input(node, scale)?];
     inputs.extend(optional(node, zero));
     let several = writer.known(inputs[1]).is_some_and(|scale| scale.dims.iter().product::<i64>() > 1);

@@ -1,0 +1,97 @@
+//! `cmira check`: whether an import can be believed.
+
+mod text;
+
+use std::path::PathBuf;
+
+use crate::check::{self, Check};
+use crate::cli::common::{self, Compute, Expected, Reading};
+use crate::data::Batches;
+use crate::error::{Error, Result};
+use crate::graph::Model;
+use crate::onnx;
+use crate::report;
+use crate::tensor::Device;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cmira check model.onnx --images photos --adapter adapter.yaml
+  cmira check model.onnx --dot graph.dot && dot -Tsvg graph.dot > graph.svg")]
+pub struct Args {
+    /// The model.
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// How the model wants its images: size, scaling, mean, standard deviation.
+    #[arg(long, value_name = "ADAPTER.yaml")]
+    adapter: Option<PathBuf>,
+    /// Compare with ONNX Runtime on the images of this folder as well.
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// List every stored tensor: trainable, running statistic, or frozen with the reason.
+    #[arg(long)]
+    list: bool,
+    /// Print a first adapter file for the model instead, with what the graph tells.
+    #[arg(long, conflicts_with_all = ["json", "list", "images"])]
+    suggest: bool,
+    /// Draw the graph as it was imported into this file, for Graphviz, with what was repaired in colour (`dot -Tsvg graph.dot`).
+    #[arg(long, value_name = "FILE", conflicts_with = "suggest")]
+    dot: Option<PathBuf>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// At most this many images of the folder are compared.
+const MOST_IMAGES: usize = 200;
+
+pub fn run(args: &Args) -> Result<()> {
+    if args.suggest {
+        args.compute.start()?;
+        let options = common::import_options(&common::adapter(args.adapter.as_deref())?);
+        let model = Model::import(onnx::read(&args.model, &args.reading.limits()?)?, &options, Device::Cpu)?;
+        print!("{}", check::suggest::adapter(&model));
+        return Ok(());
+    }
+    let outcome = common::or_json(args.json, inspect(args))?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&outcome).map_err(Error::unexpected)?;
+        println!("{json}");
+    } else {
+        print!("{}", text::summary(&outcome));
+        if args.list {
+            print!("{}", outcome.import.as_ref().map_or_else(String::new, text::list));
+        }
+    }
+    outcome.verdict().map_or(Ok(()), Err)
+}
+
+fn inspect(args: &Args) -> Result<Check> {
+    let (check, model) = inspect_model(args)?;
+    if let (Some(path), Some(model)) = (&args.dot, model) {
+        let file = onnx::read(&args.model, &args.reading.limits()?)?;
+        report::csv::write_bytes(path, check::draw::dot(&file.model, &model)?.as_bytes())?;
+    }
+    Ok(check)
+}
+
+fn inspect_model(args: &Args) -> Result<(Check, Option<Model>)> {
+    let device = args.compute.start()?;
+    let adapter = common::adapter(args.adapter.as_deref())?;
+    let options = common::import_options(&adapter);
+    let reporter = args.compute.reporter();
+    let images = match &args.images {
+        None => None,
+        Some(folder) => {
+            let model = Model::import(onnx::read(&args.model, &args.reading.limits()?)?, &options, Device::Cpu)?;
+            let expected = Expected { classes: None, ..common::expected(&model, &adapter, false) };
+            let set = common::images(folder, &expected, None, &reporter)?;
+            let batches = Batches::new(&set, &adapter, Device::Cpu)?;
+            Some(batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?)
+        }
+    };
+    check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device)
+}
