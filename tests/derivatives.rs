@@ -120,11 +120,13 @@ fn single(case: &Case) -> Option<Single> {
     Some(Single { node, program, opset, inputs, places })
 }
 
-/// One node on random inputs of these shapes, where ONNX's own cases leave something out.
+/// One node, named with its domain, on random inputs of these shapes, where ONNX's own cases leave something out.
 fn own(op: &str, shapes: &[&[i64]]) -> Single {
     let names: Vec<String> = (0..shapes.len()).map(|index| format!("x{index}")).collect();
     let value = |name: &str| ValueInfoProto { name: name.into(), ..Default::default() };
-    let node = NodeProto { op_type: op.into(), input: names.clone(), output: vec!["y".into()], ..Default::default() };
+    let (domain, op_type) = op.rsplit_once('.').unwrap_or(("", op));
+    let (domain, op_type) = (domain.into(), op_type.into());
+    let node = NodeProto { domain, op_type, input: names.clone(), output: vec!["y".into()], ..Default::default() };
     let graph = GraphProto {
         node: vec![node.clone()],
         input: names.iter().map(|name| value(name)).collect(),
@@ -138,6 +140,7 @@ fn own(op: &str, shapes: &[&[i64]]) -> Single {
     let program = Program::compile(file).expect("a supported node");
     let inputs =
         (0..).zip(shapes).map(|(index, shape)| normal(index, &Tensor::zeros(*shape, (Kind::Double, Device::Cpu)))).collect();
+    let opset = if node.domain.is_empty() { opset } else { 1 };
     Single { program, node, opset, inputs, places: (0..shapes.len()).map(Some).collect() }
 }
 
@@ -148,6 +151,11 @@ fn own_cases() -> Vec<Single> {
         own("ConvTranspose", &[&[2, 2, 5, 4], &[2, 3, 3, 2], &[3]]),
         own("GlobalLpPool", &[&[2, 3, 4, 5]]),
         own("Trilu", &[&[2, 4, 5]]),
+        own("SimplifiedLayerNormalization", &[&[2, 4, 5], &[5]]),
+        own("com.microsoft.FastGelu", &[&[2, 5], &[5]]),
+        own("com.microsoft.BiasGelu", &[&[2, 5], &[5]]),
+        own("com.microsoft.QuickGelu", &[&[2, 5]]),
+        own("com.microsoft.FusedMatMul", &[&[2, 4, 5], &[5, 3]]),
     ]
 }
 

@@ -12,6 +12,8 @@ mod sequences;
 
 use std::collections::BTreeMap;
 
+pub(crate) use contrib::REPLACED;
+
 use crate::error::{Place, Result};
 use crate::graph::ir::count_operators;
 use crate::onnx::OnnxFile;

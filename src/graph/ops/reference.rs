@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::out_of_scope::OUT_OF_SCOPE;
 use super::{ALL, NEWEST_OPSET, Op, all};
+use crate::graph::lower::REPLACED;
 
 /// All operators, the opsets in which a definition of theirs begins, their weights and their gradients, as Markdown.
 pub fn markdown() -> String {
@@ -29,6 +30,14 @@ pub fn markdown() -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(page, "| {qualified} | {} | {weights} | {gradients} |", begins.join(", "));
     }
+    page.push_str(
+        "\n## Replaced by what they stand for\n\nBefore the graph is compiled; what comes out, and can be exported, is standard ONNX.\n\n\
+         | operators | become |\n|---|---|\n| calls of the model's own functions | the functions' nodes |\n\
+         | sequences and optional values whose content is known | the tensors in them |\n| ai.onnx.ml.Scaler | Sub, Mul |\n\
+         | QLinearConv, QLinearMatMul with constant scales; ConvInteger, MatMulInteger of constant weights whose scale is found behind them | \
+         DequantizeLinear, Conv or MatMul, QuantizeLinear |\n",
+    );
+    let _ = writeln!(page, "| com.microsoft: {} | standard operators |", REPLACED.join(", "));
     page.push_str("\n## Left out on purpose\n\n| operators | why |\n|---|---|\n");
     for (reason, names) in OUT_OF_SCOPE {
         let _ = writeln!(page, "| {} | {reason} |", names.join(", "));

@@ -20,12 +20,39 @@ use crate::tensor::Tensor;
 /// The domain of the operators.
 const DOMAIN: &str = "com.microsoft";
 
+/// What is replaced, of the domain `com.microsoft`.
+pub(crate) const REPLACED: &[&str] = &[
+    "Attention",
+    "DynamicQuantizeMatMul",
+    "FusedConv",
+    "FusedGemm",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "MultiHeadAttention",
+    "NhwcMaxPool",
+    "QAttention",
+    "QGemm",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QLinearConcat",
+    "QLinearConv",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearMul",
+    "QLinearSigmoid",
+    "QLinearSoftmax",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+];
+
 /// Replaces all that are known here; gives the number by operator.
 ///
 /// # Errors
 /// Unsupported, for settings that are not known; Malformed, for nodes that lack what they need.
 pub fn replace(file: &mut OnnxFile) -> Result<BTreeMap<String, usize>> {
-    let concerned = |node: &NodeProto| node.domain == DOMAIN || quantised::is_standard_one(node);
+    let concerned = |node: &NodeProto| {
+        (node.domain == DOMAIN && REPLACED.contains(&node.op_type.as_str())) || quantised::is_standard_one(node)
+    };
     if !file.model.graph.node.iter().any(concerned) {
         return Ok(BTreeMap::new());
     }
