@@ -92,10 +92,11 @@ fn sketch(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dim() < 2 || inner != length || length == 0 || is_whole(a.f_kind()?) || a.f_kind()? != b.f_kind()? {
         return Ok(a.f_matmul(b)?);
     }
-    let picked = Tensor::f_arange(columns, (Kind::Int64, a.device()))?.f_remainder(length)?;
+    let copies = usize::try_from((columns + length - 1) / length).map_err(Error::malformed)?;
+    let picked = if copies > 1 { Tensor::f_cat(&vec![a; copies], -1)? } else { a.shallow_clone() };
     let factors = Tensor::f_linspace(0.5, 1.5, columns, (Kind::Float, a.device()))?.f_to_kind(a.f_kind()?)?;
     let mean = a.f_mean_dim(-1_i64, true, a.f_kind()?)?;
-    Ok(a.f_index_select(-1, &picked)?.f_add(&mean)?.f_mul(&factors)?)
+    Ok(picked.f_narrow(-1, 0, columns)?.f_add(&mean)?.f_mul(&factors)?)
 }
 
 /// The labels of an Einsum equation, to know how large its results become; whether it is one is libtorch's to say.
