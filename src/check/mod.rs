@@ -16,8 +16,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::graph::import::{self, ImportOptions, Survey};
-use crate::graph::{self, ImportReport, Model, Unsupported};
+use crate::graph::import::{self, Survey};
+use crate::graph::{self, ImportOptions, ImportReport, Model, Unsupported};
 use crate::onnx::{self, Limits};
 use crate::tensor::{Device, Tensor};
 

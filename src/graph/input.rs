@@ -1,8 +1,8 @@
 //! What a file says about the images that it takes.
 
 use crate::error::{Error, Result};
+use crate::graph::ImportOptions;
 use crate::graph::Layout;
-use crate::graph::import::ImportOptions;
 use crate::graph::ir::{Ir, IrNode, Value};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataType};
 use crate::tensor::Kind;

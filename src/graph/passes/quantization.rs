@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
 use crate::graph::body;
-use crate::graph::import::QuantizationRepair;
 use crate::graph::ir::label;
 use crate::graph::nodes::new_node;
 use crate::graph::ops::{self, Call, Mode, Node};
+use crate::graph::options::QuantizationRepair;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{OnnxFile, to_proto};
