@@ -172,11 +172,14 @@ fn activations() {
 
 #[test]
 fn attention() {
-    let packed = |attributes: Vec<AttributeProto>| {
+    let packed_at = |opset: i64, attributes: Vec<AttributeProto>| {
         let middle = vec![own("Attention", &["tokens", "qkv", "bias"], "mixed", attributes)];
-        network(middle, vec![w("qkv", &[8, 24]), w("bias", &[24])], 17)
+        network(middle, vec![w("qkv", &[8, 24]), w("bias", &[24])], opset)
     };
-    believed(packed(vec![int("num_heads", 2)]), 8 * 24 + 24);
+    let packed = |attributes: Vec<AttributeProto>| packed_at(17, attributes);
+    for opset in [12, 13, 17] {
+        believed(packed_at(opset, vec![int("num_heads", 2)]), 8 * 24 + 24);
+    }
     believed(packed(vec![int("num_heads", 4), float("scale", 0.3), ints("qkv_hidden_sizes", &[8, 8, 8])]), 8 * 24 + 24);
     let separate = vec![
         node("MatMul", &["tokens", "k"], "keys", &[]),
@@ -184,6 +187,23 @@ fn attention() {
         own("MultiHeadAttention", &["tokens", "keys", "values", "bias"], "mixed", vec![int("num_heads", 2)]),
     ];
     believed(network(separate, vec![w("k", &[8, 8]), w("v", &[8, 8]), w("bias", &[24])], 17), 128 + 24);
+}
+
+/// Sizes that do not fit are the file's fault.
+#[test]
+fn sizes_that_do_not_fit_are_malformed() {
+    let product = |n: i64| {
+        let attributes = vec![int("K", 8), int("N", n), int("bits", 4), int("block_size", 16)];
+        own("MatMulNBits", &["tokens", "packed", "scales"], "mixed", attributes)
+    };
+    let packed = to_proto("packed", &Tensor::zeros([8, 1, 8], (Kind::Uint8, cmira::tensor::Device::Cpu))).unwrap();
+    for node in [product(1 << 28), product(9), own("Attention", &["tokens", "qkv", "bias"], "mixed", vec![int("num_heads", 3)])] {
+        let constants = vec![packed.clone(), w("scales", &[8]), w("qkv", &[8, 24]), w("bias", &[24])];
+        let folder = Folder::new();
+        let (code, _, stderr) =
+            cmira(&["check", text(&folder.save_model(network(vec![node], constants, 17))), "--device", "cpu"]);
+        assert_eq!((code, stderr.lines().count()), (3, 1), "{stderr}");
+    }
 }
 
 /// What is not known is refused by name, never guessed.

@@ -75,7 +75,7 @@ fn project(
     if let Some(last) = writer.graph.node.last_mut().filter(|last| last.output.first() == Some(&split)) {
         last.output.clone_from(&parts);
     }
-    heads(writer, node, &[&parts[0], &parts[1], &parts[2]], weights, added)
+    heads(writer, node, &[&parts[0], &parts[1], &parts[2]], (sizes[0], weights), added)
 }
 
 /// Queries, keys and values come as three sequences.
@@ -90,10 +90,12 @@ fn separate(writer: &mut Writer<'_>, node: &NodeProto) -> Result<()> {
         return Err(Error::unsupported("com.microsoft.MultiHeadAttention with packed queries, keys and values is not supported"));
     };
     let mut parts = [query, key, value].map(String::from);
+    let mut width = 0;
     if let Some(bias) = optional(node, 3) {
         let Some(&length) = writer.known(bias).and_then(|tensor| tensor.dims.first()) else {
             return Err(Error::unsupported("com.microsoft.MultiHeadAttention with a bias that is not constant is not supported"));
         };
+        width = length / 3;
         // Queries and keys are equally long; values as well, in every network that fuses them.
         for (number, part) in (0..).zip(&mut parts) {
             let (from, to) = (writer.integers(&[number * length / 3])?, writer.integers(&[(number + 1) * length / 3])?);
@@ -105,11 +107,18 @@ fn separate(writer: &mut Writer<'_>, node: &NodeProto) -> Result<()> {
             *part = writer.node("Add", &[part, &own], vec![]);
         }
     }
-    heads(writer, node, &[&parts[0], &parts[1], &parts[2]], query, optional(node, 5))
+    heads(writer, node, &[&parts[0], &parts[1], &parts[2]], (width, optional(node, 3).unwrap_or(query)), optional(node, 5))
 }
 
-/// `softmax(scale Q K' + added) V` for each head; `like` has the type of the scale.
-fn heads(writer: &mut Writer<'_>, node: &NodeProto, parts: &[&str; 3], like: &str, added: Option<&str>) -> Result<()> {
+/// `softmax(scale Q K' + added) V` for each head; queries are `width` numbers wide, 0 where that is not known, and `like` has the type of
+/// the scale.
+fn heads(
+    writer: &mut Writer<'_>,
+    node: &NodeProto,
+    parts: &[&str; 3],
+    (width, like): (i64, &str),
+    added: Option<&str>,
+) -> Result<()> {
     if int_or(node, "unidirectional", 0) != 0 {
         return Err(Error::unsupported(format!("com.microsoft.{} that looks back only is not supported", node.op_type)));
     }
@@ -122,10 +131,10 @@ fn heads(writer: &mut Writer<'_>, node: &NodeProto, parts: &[&str; 3], like: &st
     let [query, key, value] = parts.map(|part| writer.node("Reshape", &[part, &split], vec![]));
     let (query, value) = (writer.transpose(&query, &[0, 2, 1, 3]), writer.transpose(&value, &[0, 2, 1, 3]));
     let key = writer.transpose(&key, &[0, 2, 3, 1]);
+    let product = writer.node("MatMul", &[&query, &key], vec![]);
     let scale = float_or(node, "scale", 0.0);
-    let mut scores = if scale == 0.0 {
+    let mut scores = if scale == 0.0 && width == 0 {
         // One over the root of a head's width, which the graph knows when it runs.
-        let product = writer.node("MatMul", &[&query, &key], vec![]);
         let shape = writer.node("Shape", &[&query], vec![]);
         let last = writer.integers(&[3])?;
         let width = writer.node("Gather", &[&shape, &last], vec![int_attribute("axis", 0)]);
@@ -133,8 +142,9 @@ fn heads(writer: &mut Writer<'_>, node: &NodeProto, parts: &[&str; 3], like: &st
         let root = writer.node("Sqrt", &[&width], vec![]);
         writer.node("Div", &[&product, &root], vec![])
     } else {
-        let query = writer.times(&query, scale, Some(like))?;
-        writer.node("MatMul", &[&query, &key], vec![])
+        let scale = if scale == 0.0 { (count as f32 / width as f32).sqrt() } else { scale };
+        let scale = writer.number(scale, like)?;
+        writer.node("Mul", &[&product, &scale], vec![])
     };
     if let Some(added) = added {
         scores = writer.node("Add", &[&scores, added], vec![]);

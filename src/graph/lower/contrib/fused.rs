@@ -12,8 +12,8 @@ pub fn replace(writer: &mut Writer<'_>, node: &NodeProto) -> Result<bool> {
     match node.op_type.as_str() {
         "FusedConv" => conv(writer, node)?,
         "FusedGemm" => gemm(writer, node)?,
-        "SkipLayerNormalization" => skip_norm(writer, node, "LayerNormalization")?,
-        "SkipSimplifiedLayerNormalization" => skip_norm(writer, node, "SimplifiedLayerNormalization")?,
+        "SkipLayerNormalization" => skip_norm(writer, node, false)?,
+        "SkipSimplifiedLayerNormalization" => skip_norm(writer, node, true)?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -77,8 +77,8 @@ fn activate(writer: &mut Writer<'_>, node: &NodeProto, y: &str, parameters: &[f3
 }
 
 /// `LayerNormalization(input + skip + bias)`, and that sum as the fourth output.
-fn skip_norm(writer: &mut Writer<'_>, node: &NodeProto, norm: &str) -> Result<()> {
-    let simplified = norm != "LayerNormalization";
+fn skip_norm(writer: &mut Writer<'_>, node: &NodeProto, simplified: bool) -> Result<()> {
+    let (norm, since) = if simplified { ("RMSNormalization", 23) } else { ("LayerNormalization", 17) };
     only(node, &["epsilon"], if simplified { 4 } else { 5 })?;
     if node.output.iter().skip(1).take(2).any(|output| !output.is_empty()) {
         return Err(Error::unsupported(format!("the statistics that com.microsoft.{} gives are not supported", node.op_type)));
@@ -95,9 +95,33 @@ fn skip_norm(writer: &mut Writer<'_>, node: &NodeProto, norm: &str) -> Result<()
         last.output = vec![wanted.clone()];
         sum = wanted;
     }
+    let shift = optional(node, 3).filter(|_| !simplified);
     let mut inputs = vec![sum.as_str(), input(node, 2)?];
-    inputs.extend(optional(node, 3).filter(|_| !simplified));
+    inputs.extend(shift);
     let epsilon = float_or(node, "epsilon", 1e-12);
-    writer.last(norm, &inputs, &output, vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)]);
+    if writer.opset >= since {
+        writer.last(norm, &inputs, &output, vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)]);
+        return Ok(());
+    }
+    // Before ONNX had the operator.
+    let centred = if simplified {
+        sum.clone()
+    } else {
+        let mean = writer.mean(&sum)?;
+        writer.node("Sub", &[&sum, &mean], vec![])
+    };
+    let squares = writer.node("Mul", &[&centred, &centred], vec![]);
+    let variance = writer.mean(&squares)?;
+    let epsilon = writer.number(epsilon, input(node, 2)?)?;
+    let variance = writer.node("Add", &[&variance, &epsilon], vec![]);
+    let deviation = writer.node("Sqrt", &[&variance], vec![]);
+    let normal = writer.node("Div", &[&centred, &deviation], vec![]);
+    match shift {
+        None => writer.last("Mul", &[&normal, input(node, 2)?], &output, vec![]),
+        Some(shift) => {
+            let scaled = writer.node("Mul", &[&normal, input(node, 2)?], vec![]);
+            writer.last("Add", &[&scaled, shift], &output, vec![]);
+        }
+    }
     Ok(())
 }

@@ -10,7 +10,7 @@ mod quantised;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::ir::label;
 use crate::graph::nodes::{float_attribute, int_attribute, ints_attribute, new_node};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
@@ -78,13 +78,18 @@ fn rewrite(file: &OnnxFile, graph: &mut GraphProto, concerned: impl Fn(&NodeProt
     for (place, node) in nodes.into_iter().enumerate() {
         writer.base = node.output.iter().find(|output| !output.is_empty()).cloned().unwrap_or_default();
         writer.count = 0;
-        if concerned(&node) && writer.replace(&node).at(|| label(place, &node))? {
+        if concerned(&node) && writer.replace(&node).map_err(of_the_file).at(|| label(place, &node))? {
             *counts.entry(node.op_type).or_insert(0) += 1;
         } else {
             writer.graph.node.push(node);
         }
     }
     Ok(counts)
+}
+
+/// What libtorch cannot do with constants of a file is that file's fault.
+fn of_the_file(error: Error) -> Error {
+    if error.kind() == ErrorKind::Unexpected { error.with_kind(ErrorKind::Malformed) } else { error }
 }
 
 /// Writes what stands for one node.
@@ -160,19 +165,23 @@ impl Writer<'_> {
         self.node("Softmax", &[input], vec![int_attribute("axis", axis)])
     }
 
-    /// `input` times a number, in the type of float that the graph's first float constant named `like` has, single precision without.
-    fn times(&mut self, input: &str, factor: f32, like: Option<&str>) -> Result<String> {
-        if factor == 1.0 {
-            return Ok(input.to_string());
+    /// A number as a constant, of the type that the constant `like` has if that is a float, in single precision else.
+    fn number(&mut self, number: f32, like: &str) -> Result<String> {
+        let kind = self.known(like).and_then(|tensor| crate::onnx::kind_of(tensor.data_type).ok());
+        let number = Tensor::f_from_slice(&[number])?.f_reshape([0_i64; 0])?;
+        match kind.filter(|kind| crate::tensor::is_float(*kind)) {
+            Some(kind) => self.constant(&number.f_to_kind(kind)?),
+            None => self.constant(&number),
         }
-        let kind = like.and_then(|name| self.known(name)).and_then(|tensor| crate::onnx::kind_of(tensor.data_type).ok());
-        let factor = Tensor::f_from_slice(&[factor])?.f_reshape([0_i64; 0])?;
-        let factor = match kind.filter(|kind| crate::tensor::is_float(*kind)) {
-            Some(kind) => factor.f_to_kind(kind)?,
-            None => factor,
-        };
-        let factor = self.constant(&factor)?;
-        Ok(self.node("Mul", &[input, &factor], vec![]))
+    }
+
+    /// The mean over the last axis, which stays.
+    fn mean(&mut self, input: &str) -> Result<String> {
+        if self.opset < 18 {
+            return Ok(self.node("ReduceMean", &[input], vec![ints_attribute("axes", &[-1])]));
+        }
+        let axes = self.integers(&[-1])?;
+        Ok(self.node("ReduceMean", &[input, &axes], vec![]))
     }
 }
 
