@@ -202,9 +202,12 @@ impl Model {
         if !wanted || self.shared.fixed_batch.is_some() {
             return Ok(self);
         }
-        let (mut model, count) = batch_norm::reinsert(&self, batches)?;
+        let (mut model, count, left) = batch_norm::reinsert(&self, batches)?;
         let shared = Arc::get_mut(&mut model.shared).ok_or_else(|| Error::unexpected("a new model has one owner"))?;
-        let text = format!("batch normalisation was put back at {count} places, with statistics of the given images");
+        let mut text = format!("batch normalisation was put back at {count} places, with statistics of the given images");
+        if left > 0 {
+            text.push_str(&format!("; {left} places whose maps are single points were left as they are"));
+        }
         shared.report.repairs.push(text);
         Ok(model)
     }

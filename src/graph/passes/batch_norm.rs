@@ -47,12 +47,12 @@ pub(crate) fn find(model: &ModelProto) -> Finding {
     }
 }
 
-/// The model with normalisation behind every place that can have had one, and the number of these; its outputs in evaluation stay what
-/// they are. `batches` are images `[N, C, H, W]` as the model takes them.
+/// The model with normalisation behind every place that can have had one, the number of these, and that of places that were left out
+/// because their maps are single points; its outputs in evaluation stay what they are. `batches` are images `[N, C, H, W]` as the model takes them.
 ///
 /// # Errors
 /// Unsupported, when there is no such place or the opset is older than 7; what the model raises on the images.
-pub(crate) fn reinsert(model: &Model, batches: &mut dyn Iterator<Item = Result<Tensor>>) -> Result<(Model, usize)> {
+pub(crate) fn reinsert(model: &Model, batches: &mut dyn Iterator<Item = Result<Tensor>>) -> Result<(Model, usize, usize)> {
     let _guard = no_grad();
     let mut proto = model.to_onnx()?;
     let opset = proto.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max();
@@ -78,5 +78,5 @@ pub(crate) fn reinsert(model: &Model, batches: &mut dyn Iterator<Item = Result<T
         graph.initializer.retain(|tensor| !replaced.contains(&tensor.name) || read.contains(&tensor.name));
     }
     let renewed = model.renewed(proto)?;
-    Ok((renewed, count))
+    Ok((renewed, count, sites.len() - count))
 }
