@@ -97,8 +97,9 @@ impl<'a> Before<'a> {
     fn holds(&self, constants: &HashMap<&str, &[i64]>, node: &NodeProto) -> bool {
         let Some(was) = node.output.first().and_then(|output| self.nodes.get(output.as_str())) else { return false };
         // What was computed by a node may be stored as a constant now.
-        let same_shape =
-            |name: &String| constants.get(name.as_str()).is_none_or(|dims| self.constants.get(name.as_str()) == Some(dims));
+        let same_shape = |name: &String| {
+            constants.get(name.as_str()).zip(self.constants.get(name.as_str())).is_none_or(|(now, was)| now == was)
+        };
         (&was.op_type, &was.domain, &was.input) == (&node.op_type, &node.domain, &node.input)
             && was.attribute.len() == node.attribute.len()
             && node.input.iter().all(same_shape)

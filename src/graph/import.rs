@@ -1,6 +1,6 @@
 //! A checked file becomes a plan and its stored tensors; every decision is written into the [`ImportReport`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -267,10 +267,13 @@ type Stored = (Vec<StoredInfo>, Vec<Tensor>, HashMap<ValueId, usize>, Vec<Tensor
 /// Takes the constants out of the graph, trainable ones in file order.
 fn store(ir: &mut Ir, roles: &BTreeMap<ValueId, Role>, matrices: &std::collections::HashSet<ValueId>) -> Stored {
     let (mut infos, mut stored, mut indices, mut frozen) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
+    let dequantises = |node: &&ir::IrNode| node.op.name == "DequantizeLinear";
+    let quantised: HashSet<ValueId> =
+        ir.nodes.iter().filter(dequantises).filter_map(|node| node.inputs.first().copied().flatten()).collect();
     for (&id, role) in roles {
         let Some(constant) = ir.values[id].constant.take() else { continue };
         if let Role::Frozen(reason) = role
-            && constant.origin != Origin::Folded
+            && (constant.origin != Origin::Folded || quantised.contains(&id))
         {
             frozen.push(TensorInfo { name: ir.values[id].name.clone(), shape: constant.tensor.size(), reason });
         }

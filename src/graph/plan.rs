@@ -92,6 +92,10 @@ impl Plan {
             let sketch = sketch.filter(|_| by_constant && !all_fixed);
             steps.push(Step { kernel, sketch, label, operator: op.name, place, inputs, outputs, last_uses: Vec::new() });
         }
+        // The last product decides what the scores look like, and whether they are probabilities.
+        if let Some(last) = steps[..first_steps].iter_mut().rev().find(|step: &&mut Step| step.sketch.is_some()) {
+            last.sketch = None;
+        }
         let results = results.iter().map(|&id| find(&slots, id)).collect::<Result<_>>()?;
         let mut plan = Plan { steps, slots: slots.len(), inputs, results, first_steps };
         plan.find_last_uses();

@@ -221,6 +221,8 @@ pub(super) fn dynamic(call: &Call<'_>) -> Result<Vec<Tensor>> {
     let x = call.input(0)?;
     let (low, high) = (x.f_min()?.f_clamp_max(0.0)?, x.f_max()?.f_clamp_min(0.0)?);
     let scale = high.f_sub(&low)?.f_div_scalar(255.0)?;
+    // Zeros alone have no range.
+    let scale = scale.f_where_self(&scale.f_gt(0.0)?, &scale.f_ones_like()?)?;
     let zero = low.f_neg()?.f_div(&scale)?.f_clamp(0.0, 255.0)?.f_round()?;
     let y = quantized(&x.f_div(&scale)?, Some(&zero), Kind::Uint8, None)?;
     Ok(vec![y, scale, zero.f_to_kind(Kind::Uint8)?])

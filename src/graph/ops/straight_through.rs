@@ -27,8 +27,8 @@ pub const DYNAMIC: Op =
         }))
     });
 
-/// Takes the place of `DequantizeLinear`, behind one of the others.
-pub const DEQUANTIZE: Op = Op::new("DequantizeLinear", 1, 3, dequantize_floats).at_least(2).gradients(&[0, 1]);
+/// Takes the place of `DequantizeLinear`, behind one of the others. The steps are the file's: scales are not trained.
+pub const DEQUANTIZE: Op = Op::new("DequantizeLinear", 1, 3, dequantize_floats).at_least(2);
 
 /// Whole numbers up to 16 bits are exact in single precision.
 fn wide(kind: Kind) -> Kind {

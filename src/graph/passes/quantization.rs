@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::body;
 use crate::graph::ir::label;
 use crate::graph::nodes::new_node;
@@ -29,7 +29,9 @@ pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<usize> {
     let constants = Constants { file, graph };
     let mut changes = Vec::new();
     for (place, node) in graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "DequantizeLinear") {
-        let change = constants.released(node, how).at(|| label(place, node))?;
+        // What libtorch cannot do with constants of a file is that file's fault.
+        let of_the_file = |e: Error| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e };
+        let change = constants.released(node, how).map_err(of_the_file).at(|| label(place, node))?;
         changes.extend(change.map(|change| (place, change)));
     }
     let count = changes.len();
@@ -144,8 +146,9 @@ impl Constants<'_> {
 
     fn run(&self, node: &NodeProto, inputs: &[Option<Typed>]) -> Result<Tensor> {
         let _guard = no_grad();
-        let opset =
-            self.file.model.opset_import.iter().find(|opset| opset.domain == node.domain).map_or(1, |opset| opset.version);
+        let standard = |domain: &str| matches!(domain, "" | "ai.onnx");
+        let same = |domain: &str| domain == node.domain || (standard(domain) && standard(&node.domain));
+        let opset = self.file.model.opset_import.iter().find(|opset| same(&opset.domain)).map_or(1, |opset| opset.version);
         let op = ops::find(&node.domain, &node.op_type, opset)?;
         let present = inputs.iter().map(Option::is_some).collect();
         let types = inputs.iter().map(|input| input.as_ref().map(|(_, data_type)| *data_type)).collect();

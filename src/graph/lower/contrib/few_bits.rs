@@ -45,8 +45,10 @@ impl Blocks {
         if ![2, 4, 8].contains(&bits) {
             return Err(Error::unsupported(format!("com.microsoft.MatMulNBits with {bits} bits is not supported")));
         }
-        let numbers = rows.checked_mul(columns).filter(|&n| n > 0 && n <= 1 << 31);
-        if numbers.is_none() || !(16..=1 << 16).contains(&block) || rows < 1 {
+        // Those that ONNX Runtime takes.
+        let known = [16, 32, 64, 128, 256].contains(&block);
+        let padded = columns.checked_add(block).and_then(|columns| columns.checked_mul(rows));
+        if !known || rows < 1 || columns < 1 || padded.is_none_or(|numbers| numbers > 1 << 28) {
             return Err(Error::malformed(format!("weights of {rows} x {columns} in blocks of {block}")));
         }
         Ok(Blocks { rows, columns, bits, block })

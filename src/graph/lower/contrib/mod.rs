@@ -8,7 +8,7 @@ mod few_bits;
 mod fused;
 mod quantised;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::ir::label;
@@ -73,8 +73,11 @@ fn rewrite(file: &OnnxFile, graph: &mut GraphProto, concerned: impl Fn(&NodeProt
     let opsets = file.model.opset_import.iter();
     let opset = opsets.filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max();
     let scales = quantised::taken_over(graph);
+    let mut taken: HashSet<String> = graph.initializer.iter().map(|tensor| tensor.name.clone()).collect();
+    taken.extend(graph.input.iter().map(|input| input.name.clone()));
+    taken.extend(graph.node.iter().flat_map(|node| node.output.clone()));
     let nodes = std::mem::take(&mut graph.node);
-    let mut writer = Writer { file, graph, scales, opset: opset.unwrap_or(1), base: String::new(), count: 0 };
+    let mut writer = Writer { file, graph, scales, opset: opset.unwrap_or(1), base: String::new(), count: 0, taken };
     for (place, node) in nodes.into_iter().enumerate() {
         writer.base = node.output.iter().find(|output| !output.is_empty()).cloned().unwrap_or_default();
         writer.count = 0;
@@ -103,6 +106,8 @@ struct Writer<'a> {
     /// The node's first output, of which new names are made.
     base: String,
     count: usize,
+    /// Names that the graph has already.
+    taken: HashSet<String>,
 }
 
 impl Writer<'_> {
@@ -115,8 +120,13 @@ impl Writer<'_> {
     }
 
     fn name(&mut self, what: &str) -> String {
-        self.count += 1;
-        format!("{}/{}{}", self.base, what.to_lowercase(), self.count)
+        loop {
+            self.count += 1;
+            let name = format!("{}/{}{}", self.base, what.to_lowercase(), self.count);
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
     }
 
     /// Adds a node with a new output, which is given back.

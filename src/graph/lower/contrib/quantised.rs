@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use super::{Writer, attribute, input, int_or, only, only_outputs, optional, without};
 use crate::error::{Error, Result};
+use crate::graph::body;
 use crate::graph::nodes::int_attribute;
+use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::tensor::Tensor;
 
@@ -220,6 +222,15 @@ pub fn taken_over(graph: &mut GraphProto) -> HashMap<String, String> {
     for (place, node) in graph.node.iter().enumerate() {
         node.input.iter().for_each(|name| readers.entry(name).or_default().push(place));
     }
+    // What is an output as well, or read in a subgraph, has readers that are not seen here.
+    for output in &graph.output {
+        readers.entry(&output.name).or_default().push(usize::MAX);
+    }
+    for node in &graph.node {
+        for name in body::subgraphs(node).flat_map(|attribute| body::free_names(&attribute.g)) {
+            readers.entry(name).or_default().push(usize::MAX);
+        }
+    }
     let initializers: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect();
     let only_reader = |name: &str, op: &str| match readers.get(name).map(Vec::as_slice) {
         Some(&[place]) => graph.node.get(place).filter(|node| node.op_type == op),
@@ -232,7 +243,8 @@ pub fn taken_over(graph: &mut GraphProto) -> HashMap<String, String> {
         let constant = |index: usize| optional(node, index).is_none_or(|name| initializers.contains_key(name));
         let scale = || -> Option<(&str, &str, &str, &str)> {
             let output = node.output.first()?;
-            let cast = only_reader(output, "Cast")?.output.first()?;
+            let cast =
+                only_reader(output, "Cast").filter(|cast| int_or(cast, "to", 0) == DataType::FLOAT as i64)?.output.first()?;
             let scaled = only_reader(cast, "Mul")?;
             let scales = scaled.input.iter().find(|input| *input != cast)?;
             only_reader(scales, "Mul")?;
