@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::check::parity::random_images;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Mode, Model};
 use crate::tensor::{Device, Kind, Tensor, deep_copy, no_grad, seed_libtorch};
 
@@ -67,6 +67,9 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
         Ok(logits.f_cross_entropy_loss(&labels, None::<&Tensor>, crate::tensor::Reduction::Mean, -100, 0.0)?)
     };
     let loss = loss_of(&trial)?;
+    if !loss.requires_grad() {
+        return Err(Error::unsupported("no gradient passes from the scores to any parameter: the model cannot be trained"));
+    }
     loss.f_backward()?;
     for param in trial.params() {
         let gradient = param.tensor.f_grad()?;

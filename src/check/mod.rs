@@ -172,7 +172,7 @@ pub fn check(
         parity = Some(parity.map_or(one.clone(), |all| all.and(&one)));
     }
     let on_images = images.map(|images| parity::compare(&model, &mut witness, images)).transpose().at(|| path.display())?;
-    let gradients = gradients::check(&model, &[c, h, w])?;
+    let gradients = gradients::check(&model, &[c, h, w]).at(|| path.display())?;
     let check = Check {
         model: path.display().to_string(),
         sha256: model.sha256().to_string(),
