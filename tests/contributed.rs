@@ -4,11 +4,10 @@
 mod common;
 
 use cmira::onnx::proto::attribute_proto::AttributeType;
-use cmira::onnx::proto::tensor_proto::DataType;
-use cmira::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto};
+use cmira::onnx::proto::{AttributeProto, NodeProto, OperatorSetIdProto, TensorProto};
 use cmira::onnx::to_proto;
 use cmira::tensor::{Kind, Tensor};
-use common::{Folder, cmira, model, node, text, value, weight};
+use common::{Folder, cmira, node, text, weight};
 
 fn float(name: &str, f: f32) -> AttributeProto {
     AttributeProto { name: name.into(), type_: AttributeType::FLOAT.into(), f, ..Default::default() }
@@ -50,18 +49,7 @@ fn network(middle: Vec<NodeProto>, constants: Vec<TensorProto>, opset: i64) -> c
         to_proto("rows", &Tensor::from_slice(&[0_i64, 8, -1])).unwrap(),
     ];
     initializer.extend(constants);
-    let graph = GraphProto {
-        name: "optimised".into(),
-        node: nodes,
-        input: vec![value("images", DataType::FLOAT, &[-1, 3, 8, 8])],
-        output: vec![value("scores", DataType::FLOAT, &[-1, 10])],
-        initializer,
-        ..Default::default()
-    };
-    let mut model = model(graph);
-    model.opset_import[0].version = opset;
-    model.opset_import.push(OperatorSetIdProto { domain: "com.microsoft".into(), version: 1, ..Default::default() });
-    model
+    common::network(nodes, initializer, opset)
 }
 
 /// Parity with ONNX Runtime in three batch sizes, and gradients for these many numbers beside the first and the last weight.
@@ -187,6 +175,16 @@ fn attention() {
         own("MultiHeadAttention", &["tokens", "keys", "values", "bias"], "mixed", vec![int("num_heads", 2)]),
     ];
     believed(network(separate, vec![w("k", &[8, 8]), w("v", &[8, 8]), w("bias", &[24])], 17), 128 + 24);
+}
+
+/// Names that a file has already are not given again.
+#[test]
+fn names_stay_unique() {
+    let middle = vec![
+        node("Identity", &["tokens"], "mixed/matmul1", &[]),
+        own("Attention", &["mixed/matmul1", "qkv", "bias"], "mixed", vec![int("num_heads", 2)]),
+    ];
+    believed(network(middle, vec![w("qkv", &[8, 24]), w("bias", &[24])], 17), 8 * 24 + 24);
 }
 
 /// Sizes that do not fit are the file's fault.

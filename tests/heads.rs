@@ -119,6 +119,22 @@ fn a_softmax_in_pieces_is_known_by_its_numbers() {
     assert!((given - softmax).abs().max().double_value(&[]) < 1e-5);
 }
 
+/// A matrix behind the softmax that gives classes another order: what comes out are probabilities still.
+#[test]
+fn probabilities_in_another_order_are_no_logits() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes.last_mut().unwrap().output[0] = "z".into();
+    nodes.extend([node("Softmax", &["z"], "fine", &[("axis", 1)]), node("MatMul", &["fine", "order"], "scores", &[])]);
+    let mut initializer = weights(Kind::Float);
+    let order = Tensor::eye(10, (Kind::Float, Device::Cpu)).roll([-1], [1]);
+    initializer.push(cmira::onnx::to_proto("order", &order).unwrap());
+    let path = folder.save(nodes, images(), DataType::FLOAT, initializer);
+    let (code, found, stderr) = check(&path, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(found["import"]["head"], "probabilities", "{found}");
+}
+
 #[test]
 fn the_scores_behind_an_arg_max_are_trained() {
     let folder = Folder::new();

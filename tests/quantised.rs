@@ -3,12 +3,13 @@
 
 mod common;
 
+use cmira::check::witness::Witness;
 use cmira::graph::{ImportOptions, Mode, Model, QuantizationRepair, Repairs};
 use cmira::onnx::proto::tensor_proto::DataType;
-use cmira::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use cmira::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use cmira::onnx::{self, Limits, to_proto};
 use cmira::tensor::{Device, Kind, Tensor, no_grad, rng};
-use common::{Folder, classifier, cmira, model, node, text, value, weight};
+use common::{Folder, classifier, cmira, model, network, node, text, value, weight};
 
 fn scalar(name: &str, number: f32) -> TensorProto {
     to_proto(name, &Tensor::from_slice(&[number]).reshape([0_i64; 0])).unwrap()
@@ -30,17 +31,7 @@ fn domain(mut node: NodeProto, domain: &str) -> NodeProto {
 }
 
 fn save(folder: &Folder, nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> std::path::PathBuf {
-    let graph = GraphProto {
-        name: "quantised".into(),
-        node: nodes,
-        input: vec![value("images", DataType::FLOAT, &[-1, 3, 8, 8])],
-        output: vec![value("scores", DataType::FLOAT, &[-1, 10])],
-        initializer,
-        ..Default::default()
-    };
-    let mut model = model(graph);
-    model.opset_import.push(OperatorSetIdProto { domain: "com.microsoft".into(), version: 1, ..Default::default() });
-    folder.save_model(model)
+    folder.save_model(network(nodes, initializer, 17))
 }
 
 /// What `cmira check` says, which is that the import can be believed.
@@ -319,4 +310,74 @@ fn onnx_runtimes_domain_needs_no_import() {
     let model: ModelProto = model(graph);
     assert_eq!(model.opset_import.len(), 1);
     believed(&folder.save_model(model));
+}
+
+/// What somebody else reads keeps its value: here the product before it is scaled is the file's first output, and the scores.
+#[test]
+fn scales_stay_where_something_else_reads_the_product() {
+    let folder = Folder::new();
+    let mut multiplied = node("DynamicQuantizeLinear", &["flat"], "bytes", &[]);
+    multiplied.output = ["bytes", "bytes_scale", "bytes_zero"].map(String::from).to_vec();
+    let nodes = vec![
+        node("Flatten", &["images"], "flat", &[]),
+        multiplied,
+        node("MatMulInteger", &["bytes", "weight_bytes", "bytes_zero"], "product", &[]),
+        node("Cast", &["product"], "scores", &[("to", DataType::FLOAT as i64)]),
+        node("Mul", &["bytes_scale", "weight_scale"], "scales", &[]),
+        node("Mul", &["scores", "scales"], "scaled", &[]),
+    ];
+    let constants = vec![integers("weight_bytes", &[192, 10]), scalar("weight_scale", 0.004)];
+    let mut proto = network(nodes, constants, 17);
+    proto.graph.as_mut().unwrap().output.push(value("scaled", DataType::FLOAT, &[-1, 10]));
+    let path = folder.save_model(proto);
+    let model = Model::open(&path, Device::Cpu).unwrap();
+    let images = images(1);
+    let theirs = Witness::open(&path, model.report()).unwrap().run(&images).unwrap();
+    let ours = model.output(&images).unwrap().to_kind(Kind::Double);
+    assert!((ours - &theirs).abs().max().double_value(&[]) <= 1e-6 * theirs.abs().max().double_value(&[]));
+}
+
+/// A dead activation in front of a dynamically quantised product gives zeros, not numbers that are none.
+#[test]
+fn zeros_can_be_quantised_dynamically() {
+    let folder = Folder::new();
+    let mut multiplied = node("DynamicQuantizeLinear", &["dead"], "bytes", &[]);
+    multiplied.output = ["bytes", "bytes_scale", "bytes_zero"].map(String::from).to_vec();
+    let nodes = vec![
+        node("Flatten", &["images"], "flat", &[]),
+        node("Mul", &["flat", "nothing"], "dead", &[]),
+        multiplied,
+        node("DequantizeLinear", &["bytes", "bytes_scale", "bytes_zero"], "floats", &[]),
+        node("Gemm", &["floats", "weight", "bias"], "scores", &[]),
+    ];
+    let constants = vec![scalar("nothing", 0.0), weight("weight", &[192, 10], Kind::Float), weight("bias", &[10], Kind::Float)];
+    let model = Model::open(&save(&folder, nodes, constants), Device::Cpu).unwrap();
+    let logits = model.forward(&images(2), Mode::Eval).unwrap();
+    assert_eq!(logits.isfinite().all().int64_value(&[]), 1);
+}
+
+/// Types of two bytes, and a scale for each filter, without a zero point in the file.
+#[test]
+fn fake_quantisation_finds_a_zero_point_that_fits() {
+    for kind in [Kind::Int8, Kind::Int16] {
+        let folder = Folder::new();
+        let filters = onnx::from_proto(&weight("filters", &[8, 3, 3, 3], Kind::Float)).unwrap();
+        let scales = Tensor::linspace(0.004, 0.008, 8, (Kind::Float, Device::Cpu));
+        let mut nodes = vec![node("DequantizeLinear", &["bytes", "scales"], "filters", &[("axis", 0)])];
+        nodes.extend(classifier(vec![node("Relu", &["conv"], "features", &[])]));
+        let constants = vec![
+            to_proto("bytes", &(filters * 200.0).round().to_kind(kind)).unwrap(),
+            to_proto("scales", &scales).unwrap(),
+            weight("weight", &[8, 10], Kind::Float),
+        ];
+        let path = folder.save_model(network(nodes, constants, 21));
+        let repairs = Repairs { quantization: QuantizationRepair::Fake, ..Default::default() };
+        let options = ImportOptions { repairs, ..Default::default() };
+        let model = Model::import(onnx::read(&path, &Limits::default()).unwrap(), &options, Device::Cpu).unwrap();
+        let exported = folder.path("exported.onnx");
+        onnx::save(&model.to_onnx().unwrap(), &exported).unwrap();
+        let again = Witness::open(&exported, model.report()).unwrap().run(&images(2)).unwrap();
+        let ours = model.output(&images(2)).unwrap().to_kind(Kind::Double);
+        assert!((ours - again).abs().max().double_value(&[]) < 1e-5, "{kind:?}");
+    }
 }

@@ -39,7 +39,7 @@ def main():
     names = " ".join(file.name for file in files)
     print("# Import time and memory beside onnx2torch\n")
     print(f"Made by `python adapters/pytorch/import_race.py target/release/cmira {rounds} {names}` on {platform.machine()} with {os.cpu_count()} cores; the files by `adapters/pytorch/zoo.py`. Medians of {rounds} rounds, the two in turn.")
-    print("cmira's time includes the forward passes that show how many classes there are and that any batch size runs, which onnx2torch does not look at.\n")
+    print("cmira's time includes finding out how many classes there are and whether any batch size runs, which onnx2torch does not look at.\n")
     print("| file | MB | cmira, s | onnx2torch, s | ratio | cmira, MB | of the file | onnx2torch, MB |\n|---|---|---|---|---|---|---|---|")
     for file in files:
         ours, theirs = [], []

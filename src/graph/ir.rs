@@ -446,11 +446,14 @@ fn needed<'a>(graph: &'a GraphProto, order: &[usize], value: &'a str) -> Needed<
 
 /// Runs a kernel. What libtorch refuses was given shapes or types that do not fit: that is the file's fault, unless memory ran out.
 pub(crate) fn run_kernel(kernel: &Kernel, call: &Call<'_>) -> Result<Vec<Tensor>> {
-    guarded(|| kernel(call)).map_err(|error| {
-        let memory = ["alloc", "out of memory", "CUDA"].iter().any(|word| error.reason().contains(word));
-        let is_files_fault = error.kind() == ErrorKind::Unexpected && (!memory || asks_too_much(error.reason()));
-        if is_files_fault { error.with_kind(ErrorKind::Malformed) } else { error }
-    })
+    guarded(|| kernel(call)).map_err(of_the_file)
+}
+
+/// The file's fault, unless memory ran out or it is another kind of error anyway.
+pub(crate) fn of_the_file(error: Error) -> Error {
+    let memory = ["alloc", "out of memory", "CUDA"].iter().any(|word| error.reason().contains(word));
+    let is_files_fault = error.kind() == ErrorKind::Unexpected && (!memory || asks_too_much(error.reason()));
+    if is_files_fault { error.with_kind(ErrorKind::Malformed) } else { error }
 }
 
 /// Whether libtorch was asked for more memory at once than any machine has: "you tried to allocate N bytes".

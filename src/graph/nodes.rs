@@ -1,6 +1,6 @@
 //! Nodes and attributes that this crate adds to a graph.
 
-use crate::onnx::proto::{AttributeProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 
 /// A node of the standard domain with one output, which is its name as well.
 pub(crate) fn new_node(op: &str, inputs: &[String], output: String, attribute: Vec<AttributeProto>) -> NodeProto {
@@ -28,6 +28,15 @@ pub(crate) fn float_attribute(name: &str, value: f32) -> AttributeProto {
 
 pub(crate) fn tensor_attribute(name: &str, tensor: TensorProto) -> AttributeProto {
     AttributeProto { name: name.to_string(), type_: AttributeType::TENSOR.into(), t: Some(tensor).into(), ..Default::default() }
+}
+
+/// The tensor that an initializer or a `Constant` node of this name holds.
+pub(crate) fn constant<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a TensorProto> {
+    let node = || {
+        let node = graph.node.iter().find(|node| node.op_type == "Constant" && node.output.iter().any(|o| o == name))?;
+        node.attribute.iter().find(|attribute| attribute.name == "value")?.t.as_ref()
+    };
+    graph.initializer.iter().find(|tensor| tensor.name == name).or_else(node)
 }
 
 /// An integer attribute of a node, if it is there.

@@ -95,6 +95,22 @@ pub fn model(graph: GraphProto) -> ModelProto {
     ModelProto { ir_version: 8, graph: Some(graph).into(), opset_import, ..Default::default() }
 }
 
+/// A classifier of ten classes of images `[N, 3, 8, 8]`, in which ONNX Runtime's own operators may stand.
+pub fn network(node: Vec<NodeProto>, initializer: Vec<TensorProto>, opset: i64) -> ModelProto {
+    let graph = GraphProto {
+        name: "network".into(),
+        node,
+        input: vec![value("images", DataType::FLOAT, &[-1, 3, 8, 8])],
+        output: vec![value("scores", DataType::FLOAT, &[-1, 10])],
+        initializer,
+        ..Default::default()
+    };
+    let mut model = model(graph);
+    model.opset_import[0].version = opset;
+    model.opset_import.push(OperatorSetIdProto { domain: "com.microsoft".into(), version: 1, ..Default::default() });
+    model
+}
+
 /// A path as text.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("scratch folders have plain names")

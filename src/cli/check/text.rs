@@ -76,6 +76,12 @@ pub fn summary(check: &Check) -> String {
         line(format!("parity:     {parity}, {} random images", parity.images));
         let batches: Vec<String> = check.batches.iter().map(|(batch, error)| format!("{batch}: {error:.2e}")).collect();
         line(format!("            by batch size {}", batches.join(", ")));
+        if parity.tolerance > check::PARITY_TOLERANCE {
+            line(format!(
+                "            up to {:.1e} of the largest output is taken for rounding; a smaller fault would not be seen",
+                parity.tolerance
+            ));
+        }
     }
     if let Some(parity) = &check.images {
         line(format!("on images:  {parity}, {} images", parity.images));

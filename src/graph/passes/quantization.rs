@@ -6,15 +6,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, Place, Result};
 use crate::graph::body;
-use crate::graph::ir::label;
-use crate::graph::nodes::new_node;
+use crate::graph::ir::{label, run_kernel};
+use crate::graph::nodes::{constant, new_node};
 use crate::graph::ops::{self, Call, Mode, Node};
 use crate::graph::options::QuantizationRepair;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use crate::onnx::{OnnxFile, to_proto};
+use crate::onnx::{self, OnnxFile, to_proto};
 use crate::tensor::{Tensor, no_grad};
 
 /// Makes floats of the quantised constants of a file's graph; gives their number.
@@ -29,9 +29,7 @@ pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<usize> {
     let constants = Constants { file, graph };
     let mut changes = Vec::new();
     for (place, node) in graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "DequantizeLinear") {
-        // What libtorch cannot do with constants of a file is that file's fault.
-        let of_the_file = |e: Error| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e };
-        let change = constants.released(node, how).map_err(of_the_file).at(|| label(place, node))?;
+        let change = constants.released(node, how).at(|| label(place, node))?;
         changes.extend(change.map(|change| (place, change)));
     }
     let count = changes.len();
@@ -105,7 +103,7 @@ impl Constants<'_> {
         inputs.extend(node.input.iter().skip(1).cloned());
         let zero = if inputs.get(2).is_none_or(String::is_empty) {
             let zero =
-                TensorProto { name: format!("{name}/zero"), data_type: *data_type, raw_data: vec![0], ..Default::default() };
+                zeros(format!("{name}/zero"), *data_type, constant(self.graph, &inputs[1]).map_or(&[], |scale| &scale.dims));
             inputs.truncate(2);
             inputs.push(zero.name.clone());
             Some(Box::new(zero))
@@ -124,9 +122,9 @@ impl Constants<'_> {
         for name in &node.input {
             let found = match known.get(name.as_str()) {
                 Some((tensor, data_type)) => Some((tensor.shallow_clone(), *data_type)),
-                None => {
-                    self.constant(name).map(|proto| Ok::<_, Error>((self.file.tensor(proto)?, proto.data_type))).transpose()?
-                }
+                None => constant(self.graph, name)
+                    .map(|proto| Ok::<_, Error>((self.file.tensor(proto)?, proto.data_type)))
+                    .transpose()?,
             };
             match found {
                 None if !name.is_empty() => return Ok(None),
@@ -134,14 +132,6 @@ impl Constants<'_> {
             }
         }
         Ok(Some(inputs))
-    }
-
-    fn constant(&self, name: &str) -> Option<&TensorProto> {
-        let node = || {
-            let node = self.graph.node.iter().find(|node| node.op_type == "Constant" && node.output.iter().any(|o| o == name))?;
-            node.attribute.iter().find(|attribute| attribute.name == "value")?.t.as_ref()
-        };
-        self.graph.initializer.iter().find(|tensor| tensor.name == name).or_else(node)
     }
 
     fn run(&self, node: &NodeProto, inputs: &[Option<Typed>]) -> Result<Tensor> {
@@ -154,9 +144,23 @@ impl Constants<'_> {
         let types = inputs.iter().map(|input| input.as_ref().map(|(_, data_type)| *data_type)).collect();
         let kernel = (op.compile)(&Node::new(op.name, opset, present, vec![true], &node.attribute).typed(types))?;
         let tensors: Vec<Option<&Tensor>> = inputs.iter().map(|input| input.as_ref().map(|(tensor, _)| tensor)).collect();
-        let outputs = kernel(&Call { inputs: &tensors, mode: Mode::Eval })?;
+        let outputs = run_kernel(&kernel, &Call { inputs: &tensors, mode: Mode::Eval })?;
         outputs.into_iter().next().ok_or_else(|| Error::unexpected("a node without a result"))
     }
+}
+
+/// Zeros of an integer type.
+fn zeros(name: String, data_type: i32, dims: &[i64]) -> TensorProto {
+    let wide = [DataType::INT16, DataType::UINT16].map(|kind| kind as i32).contains(&data_type);
+    // Narrow types are packed; the constant that was read says that this many are there.
+    let packed = match data_type {
+        kind if kind == DataType::INT4 as i32 || kind == DataType::UINT4 as i32 => 2,
+        onnx::INT2 | onnx::UINT2 => 4,
+        _ => 1,
+    };
+    let count = dims.iter().product::<i64>().try_into().unwrap_or(0_usize).div_ceil(packed);
+    let raw_data = vec![0; if wide { 2 * count } else { count }];
+    TensorProto { name, data_type, dims: dims.to_vec(), raw_data, ..Default::default() }
 }
 
 /// Integers that nobody reads any more need no memory.

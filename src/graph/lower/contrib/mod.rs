@@ -10,9 +10,9 @@ mod quantised;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::error::{Error, ErrorKind, Place, Result};
-use crate::graph::ir::label;
-use crate::graph::nodes::{float_attribute, int_attribute, ints_attribute, new_node};
+use crate::error::{Error, Place, Result};
+use crate::graph::ir::{label, of_the_file};
+use crate::graph::nodes::{self, float_attribute, int_attribute, ints_attribute, new_node};
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::{OnnxFile, to_proto};
 use crate::tensor::Tensor;
@@ -90,11 +90,6 @@ fn rewrite(file: &OnnxFile, graph: &mut GraphProto, concerned: impl Fn(&NodeProt
     Ok(counts)
 }
 
-/// What libtorch cannot do with constants of a file is that file's fault.
-fn of_the_file(error: Error) -> Error {
-    if error.kind() == ErrorKind::Unexpected { error.with_kind(ErrorKind::Malformed) } else { error }
-}
-
 /// Writes what stands for one node.
 struct Writer<'a> {
     file: &'a OnnxFile,
@@ -154,11 +149,7 @@ impl Writer<'_> {
 
     /// A constant of the graph by its name.
     fn known(&self, name: &str) -> Option<&TensorProto> {
-        let node = || {
-            let node = self.graph.node.iter().find(|node| node.op_type == "Constant" && node.output.iter().any(|o| o == name))?;
-            node.attribute.iter().find(|attribute| attribute.name == "value")?.t.as_ref()
-        };
-        self.graph.initializer.iter().find(|tensor| tensor.name == name).or_else(node)
+        nodes::constant(self.graph, name)
     }
 
     /// The values of a constant.

@@ -3,7 +3,7 @@
 use super::sites::Site;
 use super::statistics::Statistics;
 use crate::error::{Error, Result};
-use crate::graph::nodes::new_node;
+use crate::graph::nodes::{self, new_node};
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::{from_proto, to_proto};
 use crate::tensor::{Device, Kind, Tensor};
@@ -51,10 +51,7 @@ pub fn normalise(model: &mut ModelProto, site: &Site, statistics: &Statistics) -
 }
 
 fn constant(graph: &GraphProto, name: &str) -> Result<Tensor> {
-    let initializer = graph.initializer.iter().find(|tensor| tensor.name == name);
-    let node = || graph.node.iter().find(|node| node.op_type == "Constant" && node.output.first().is_some_and(|o| o == name));
-    let proto = initializer.or_else(|| node()?.attribute.first()?.t.as_ref());
-    from_proto(proto.ok_or_else(|| Error::unexpected(format!("the constant '{name}' is gone")))?)
+    from_proto(nodes::constant(graph, name).ok_or_else(|| Error::unexpected(format!("the constant '{name}' is gone")))?)
 }
 
 /// Divides the filters in front by what their outputs deviate, if they are this convolution's alone. Gives the divisors.
