@@ -14,7 +14,7 @@ use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::passes::quantization;
-use crate::graph::plan::{LOGITS, Plan};
+use crate::graph::plan::{LOGITS, Plan, Trace};
 use crate::graph::{Layout, Lowered, Mode};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
 use crate::tensor::{Kind, Tensor, is_float, no_grad};
@@ -201,13 +201,15 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         sha256,
         external_data,
     };
-    let (classes, scores) = classes(&shared, &stored, &input)?;
+    let (classes, mut first) = classes(&shared, &stored, &input)?;
     shared.classes = classes;
-    if let (Head::Logits, Some(scores)) = (head, scores) {
-        find_softmax_by_its_numbers(&mut shared, &stored, &input, &scores)?;
+    if let (Head::Logits, Some(first)) = (head, &mut first) {
+        find_softmax_by_its_numbers(&mut shared, &stored, &input, first)?;
     }
     head::agree(shared.report.head, options.head)?;
-    free_batch_size(&mut shared, &mut stored, &input, options.repairs.batch_size)?;
+    if let Some(first) = first {
+        free_batch_size(&mut shared, &mut stored, &input, options.repairs.batch_size, first)?;
+    }
     Ok((shared, stored))
 }
 
@@ -325,7 +327,13 @@ fn static_dims(info: &ValueInfoProto) -> Vec<Option<i64>> {
     shape.dim.iter().map(|d| (d.has_dim_value() && d.dim_value() > 0).then(|| d.dim_value())).collect()
 }
 
-fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input, repair: BatchSizeRepair) -> Result<()> {
+fn free_batch_size(
+    shared: &mut Shared,
+    stored: &mut Vec<Tensor>,
+    input: &Input,
+    repair: BatchSizeRepair,
+    first: Trace,
+) -> Result<()> {
     let Some(image) = input.known_image() else { return Ok(()) };
     let batch = input.batch.unwrap_or(1);
     if let (BatchSizeRepair::Keep, Some(batch)) = (repair, input.batch) {
@@ -334,7 +342,7 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input,
         return Ok(());
     }
     let before = stored.len();
-    match batch_size::repair(&mut shared.plan, stored, &image, batch, input.kind)? {
+    match batch_size::repair(&mut shared.plan, stored, &image, batch, input.kind, first)? {
         Outcome::Free => {}
         Outcome::Fixed(reason) => {
             shared.fixed_batch = Some(batch);
@@ -363,9 +371,9 @@ fn free_batch_size(shared: &mut Shared, stored: &mut Vec<Tensor>, input: &Input,
 
 /// Scores that are probabilities without a Softmax node at the end get their logarithm as logits, of which they are the softmax.
 /// What the scores of the first images look like has to hold for others as well.
-fn find_softmax_by_its_numbers(shared: &mut Shared, stored: &[Tensor], input: &Input, first: &Tensor) -> Result<()> {
-    let tolerance = if matches!(first.kind(), Kind::Half | Kind::BFloat16) { 1e-2 } else { 1e-4 };
-    let found = head::of_numbers(first, tolerance)?;
+fn find_softmax_by_its_numbers(shared: &mut Shared, stored: &[Tensor], input: &Input, first: &mut Trace) -> Result<()> {
+    let tolerance = if matches!(first.logits.kind(), Kind::Half | Kind::BFloat16) { 1e-2 } else { 1e-4 };
+    let found = head::of_numbers(&first.logits, tolerance)?;
     let (false, Some(image)) = (found == Head::Logits, input.known_image()) else { return Ok(()) };
     let batch = input.batch.unwrap_or(1);
     let images = batch_size::random_images(&image, 4 * batch, Kind::Float)?;
@@ -379,6 +387,7 @@ fn find_softmax_by_its_numbers(shared: &mut Shared, stored: &[Tensor], input: &I
     shared.report.head = found;
     if shared.report.head == Head::Probabilities {
         shared.plan.take_logarithm()?;
+        first.shapes.push(first.output.size());
     }
     if shared.report.head != Head::Logits {
         let text = format!("the scores are {} by their numbers, without a Softmax node at the end", shared.report.head);
@@ -397,8 +406,8 @@ const BYTES_A_NUMBER: usize = 1024;
 /// The same for every byte that the file stores: quantised weights are widened, others are transposed.
 const BYTES_A_STORED_BYTE: usize = 8;
 
-/// K, from a sketch of one batch of images where their size is known, and its scores: a file can declare what it does not give.
-fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, Option<Tensor>)> {
+/// K, from a sketch of one batch of images where their size is known, and the sketch: a file can declare what it does not give.
+fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, Option<Trace>)> {
     let output = shared.skeleton.graph.output.iter().find(|output| output.name == shared.report.scores);
     let declared = match output.map(static_dims).unwrap_or_default().as_slice() {
         [_, Some(classes)] => Some(*classes),
@@ -417,21 +426,20 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, 
     let budget = budget.saturating_add(kept.saturating_mul(BYTES_A_STORED_BYTE));
     // Activations take four bytes a number.
     let elements = i64::try_from(budget / 4).unwrap_or(i64::MAX).min(1 << 31);
-    let run = || shared.plan.sketch(stored, &images, LOGITS, budget);
-    let logits = with_at_most(elements, run);
+    let trace = with_at_most(elements, || shared.plan.trace(stored, &images, budget));
     // Memory that is not there for the first images of a file is more than it may ask for.
-    let logits = logits.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;
-    let shape = logits.size();
+    let trace = trace.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;
+    let shape = trace.logits.size();
     let is_row = shape.len() >= 2 && shape[0] == images.size()[0] && shape[2..].iter().all(|&size| size == 1);
     let classes = if is_row { usize::try_from(shape[1]).unwrap_or(0) } else { 0 };
-    if classes == 0 || !is_float(logits.kind()) {
-        let given = format!("{:?} numbers of shape {shape:?}", logits.kind());
+    if classes == 0 || !is_float(trace.logits.kind()) {
+        let given = format!("{:?} numbers of shape {shape:?}", trace.logits.kind());
         return Err(Error::unsupported(format!("the output has {given} where a classifier gives scores [images, classes]")));
     }
     match declared {
         Some(declared) if i64::try_from(classes) != Ok(declared) => {
             Err(Error::malformed(format!("the output is declared to have {declared} classes and has {classes}")))
         }
-        _ => Ok((classes, Some(logits))),
+        _ => Ok((classes, Some(trace))),
     }
 }

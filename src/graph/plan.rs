@@ -49,6 +49,14 @@ pub(crate) const LOGITS: usize = 0;
 /// The place of the file's first output, which is the logits or made of them, among the results of a classifier's plan.
 pub(crate) const OUTPUT: usize = 1;
 
+/// What a sketch of a classifier's plan gave.
+pub(crate) struct Trace {
+    /// Shapes by slot.
+    pub shapes: Vec<Vec<i64>>,
+    pub logits: Tensor,
+    pub output: Tensor,
+}
+
 impl Plan {
     /// Resolves the graph into slots. `stored` gives the index of every constant that a node reads; `results` are the values that
     /// runs will be asked for, of which at least one has to be named.
@@ -148,14 +156,29 @@ impl Plan {
         self.run_one(stored, input, result, &Pass { mode, sketch: false, budget: usize::MAX })
     }
 
-    /// As [`run`](Self::run) for evaluation, with [stand-ins](crate::graph::ops::Op::sketched) for products with constants, and as long
-    /// as intermediate results take at most `budget` bytes at any time. A node's result is counted when it is there, so that the
-    /// budget can be passed by one of them.
+    /// As [`run`](Self::run) for evaluation, with [stand-ins](crate::graph::ops::Op::sketched) for products with constants.
+    pub fn sketch(&self, stored: &[Tensor], input: &Tensor, result: usize) -> Result<Tensor> {
+        self.run_one(stored, input, result, &Pass { mode: Mode::Eval, sketch: true, budget: usize::MAX })
+    }
+
+    /// [Sketches](Self::sketch) a classifier's whole plan, and keeps what it gave, as long as intermediate results take at most `budget`
+    /// bytes at any time. A node's result is counted when it is there, so that the budget can be passed by one of them.
     ///
     /// # Errors
     /// Malformed, naming the node at which the budget was passed; else what a node raises.
-    pub fn sketch(&self, stored: &[Tensor], input: &Tensor, result: usize, budget: usize) -> Result<Tensor> {
-        self.run_one(stored, input, result, &Pass { mode: Mode::Eval, sketch: true, budget })
+    pub fn trace(&self, stored: &[Tensor], input: &Tensor, budget: usize) -> Result<Trace> {
+        let mut shapes = vec![Vec::new(); self.slots];
+        shapes[0] = input.size();
+        let pass = Pass { mode: Mode::Eval, sketch: true, budget };
+        let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps.len(), &pass, &mut |step, outputs| {
+            for (tensor, slot) in outputs.iter().zip(&step.outputs) {
+                if let Some(slot) = *slot {
+                    shapes[slot] = tensor.size();
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Trace { shapes, logits: self.result(stored, &slots, LOGITS)?, output: self.result(stored, &slots, OUTPUT)? })
     }
 
     fn run_one(&self, stored: &[Tensor], input: &Tensor, result: usize, pass: &Pass) -> Result<Tensor> {

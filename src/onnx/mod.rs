@@ -27,6 +27,7 @@ pub mod proto {
 
 mod admit;
 mod attributes;
+mod bytes;
 mod external;
 mod layout;
 mod limits;

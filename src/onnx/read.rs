@@ -1,16 +1,15 @@
 //! From a path, or a model in memory, to an [`OnnxFile`] that the rest of the crate may rely on.
 
-use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::bytes::{Bytes, hex};
 use super::external::Directory;
 use super::limits::Limits;
 use super::proto::{self, Message};
 use super::{admit, attributes, schema, tensors, verify, walk, write};
-use crate::error::{self, Error, Place, Result};
+use crate::error::{Error, Place, Result};
 use crate::tensor::Tensor;
 
 /// A model that has passed every check, and where it came from.
@@ -50,7 +49,7 @@ pub fn from_bytes(name: &str, bytes: Vec<u8>, limits: &Limits) -> Result<OnnxFil
     let path = Path::new(name);
     match bytes.len() as u64 {
         size if size > limits.file_bytes => Err(too_large(size, limits)),
-        _ => parse(path, bytes, limits, None),
+        _ => parse(path, Bytes::of(bytes), limits, None),
     }
     .at(|| name)
 }
@@ -78,7 +77,7 @@ pub fn from_model(name: &str, mut model: proto::ModelProto, limits: &Limits) -> 
 /// Those of [`read`] and of [`OnnxFile::tensor`]; external data are refused.
 pub fn read_tensor(path: &Path, limits: &Limits) -> Result<(String, Tensor)> {
     let read = || -> Result<(String, Tensor)> {
-        let bytes = read_bytes(path, limits)?;
+        let bytes = Bytes::read(path, limits)?.bytes;
         admit::admit(&bytes, schema::Message::Tensor, limits)?;
         let tensor = proto::TensorProto::parse_from_bytes(&bytes)
             .map_err(|error| Error::malformed(format!("not an ONNX tensor: {error}")))?;
@@ -134,24 +133,25 @@ impl OnnxFile {
 }
 
 fn read_checked(path: &Path, limits: &Limits) -> Result<OnnxFile> {
-    parse(path, read_bytes(path, limits)?, limits, Some(Directory::of(path)))
+    parse(path, Bytes::read(path, limits)?, limits, Some(Directory::of(path)))
 }
 
-fn parse(path: &Path, bytes: Vec<u8>, limits: &Limits, directory: Option<Directory>) -> Result<OnnxFile> {
+fn parse(path: &Path, content: Bytes, limits: &Limits, directory: Option<Directory>) -> Result<OnnxFile> {
+    let bytes = &content.bytes;
     if bytes.is_empty() {
         return Err(Error::malformed("the file is empty"));
     }
-    admit::admit(&bytes, schema::Message::Model, limits).map_err(|error| explain(error, &bytes))?;
+    admit::admit(bytes, schema::Message::Model, limits).map_err(|error| explain(error, bytes))?;
     let (parsed, sha256) = std::thread::scope(|scope| {
-        let digest = scope.spawn(|| hex(&Sha256::digest(&bytes)));
-        let parsed = proto::ModelProto::parse_from_bytes(&bytes);
+        let digest = scope.spawn(|| content.sha256());
+        let parsed = proto::ModelProto::parse_from_bytes(bytes);
         (parsed, digest.join())
     });
     let sha256 = sha256.map_err(|_| Error::unexpected("hashing the file failed"))?;
-    let mut model = parsed.map_err(|error| explain(Error::malformed(format!("not an ONNX model: {error}")), &bytes))?;
+    let mut model = parsed.map_err(|error| explain(Error::malformed(format!("not an ONNX model: {error}")), bytes))?;
     let size = bytes.len() as u64;
     // The values are in the model by now; both at once would double the memory.
-    drop(bytes);
+    drop(content);
     check(&mut model, limits, directory.as_ref())?;
     Ok(OnnxFile { path: path.to_path_buf(), sha256, bytes: size, model, limits: limits.clone(), directory })
 }
@@ -161,46 +161,8 @@ fn check(model: &mut proto::ModelProto, limits: &Limits, directory: Option<&Dire
     verify::verify(model, limits, directory)
 }
 
-/// The whole file in memory of our own: in a memory map, another process could change the bytes after they were scanned.
-fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
-    // Before opening, because opening a pipe would wait for its other end.
-    let metadata = std::fs::metadata(path).map_err(|error| io(&error))?;
-    regular(&metadata)?;
-    let file = File::open(path).map_err(|error| io(&error))?;
-    let metadata = file.metadata().map_err(|error| io(&error))?;
-    regular(&metadata)?;
-    if metadata.len() > limits.file_bytes {
-        return Err(too_large(metadata.len(), limits));
-    }
-    let mut bytes = Vec::new();
-    let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    bytes.try_reserve_exact(expected).map_err(|error| Error::unexpected(format!("no memory for the file: {error}")))?;
-    file.take(limits.file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| io(&error))?;
-    if bytes.len() as u64 > limits.file_bytes {
-        return Err(too_large(bytes.len() as u64, limits));
-    }
-    Ok(bytes)
-}
-
-fn regular(metadata: &Metadata) -> Result<()> {
-    if metadata.is_dir() {
-        return Err(Error::malformed("a directory, not an ONNX file"));
-    }
-    if !metadata.is_file() {
-        return Err(Error::malformed("not a regular file"));
-    }
-    Ok(())
-}
-
-fn too_large(bytes: u64, limits: &Limits) -> Error {
+pub(super) fn too_large(bytes: u64, limits: &Limits) -> Error {
     Error::malformed(format!("the model's {bytes} bytes are more than {} (limit file_bytes)", limits.file_bytes))
-}
-
-fn io(error: &std::io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::PermissionDenied => Error::usage(error),
-        _ => Error::new(error::ErrorKind::Unexpected, error),
-    }
 }
 
 /// Says what the file seems to be, where it plainly is something else.
@@ -216,9 +178,4 @@ fn explain(error: Error, bytes: &[u8]) -> Error {
         Some((_, help)) => error.help(help),
         None => error,
     }
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

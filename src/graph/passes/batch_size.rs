@@ -13,11 +13,11 @@ mod rewire;
 use std::collections::HashMap;
 
 pub(crate) use self::probe::random_images;
-use self::probe::{close, find, runs_freely, suspicious, trace};
+use self::probe::{close, find, runs_freely, suspicious};
 use self::readings::readings;
 use self::rewire::{PerImage, gather_per_image, repeat_inputs};
 use crate::error::Result;
-use crate::graph::plan::{OUTPUT, Plan, Source};
+use crate::graph::plan::{OUTPUT, Plan, Source, Trace};
 use crate::tensor::{Kind, Tensor, no_grad, to_i64s};
 
 /// What was found about the batch dimension.
@@ -46,18 +46,25 @@ pub(crate) enum Patch {
 /// How many times the exported batch the trial has. Odd and unlike usual channel ratios, so that a scaled dimension stands out.
 const RATIO: i64 = 3;
 
-/// Finds and repairs baked batch sizes. `image` is `[C, H, W]`, `batch` the size that the file states (1 if it states none).
-pub(crate) fn repair(plan: &mut Plan, stored: &mut Vec<Tensor>, image: &[i64], batch: i64, kind: Kind) -> Result<Outcome> {
+/// Finds and repairs baked batch sizes. `image` is `[C, H, W]`, `batch` the size that the file states (1 if it states none), `first`
+/// what the first [images](random_images) gave.
+pub(crate) fn repair(
+    plan: &mut Plan,
+    stored: &mut Vec<Tensor>,
+    image: &[i64],
+    batch: i64,
+    kind: Kind,
+    first: Trace,
+) -> Result<Outcome> {
     if !suspicious(plan, stored, batch) {
         return Ok(Outcome::Free);
     }
     let _guard = no_grad();
     let images = random_images(image, batch * RATIO, kind)?;
     // Most suspicions are unfounded, and this is soon seen.
-    if runs_freely(plan, stored, &images, batch)? {
+    if runs_freely(plan, stored, &images, batch, &first.output)? {
         return Ok(Outcome::Free);
     }
-    let first = trace(plan, stored, &images.f_narrow(0, 0, batch)?)?;
     let mut search = Search {
         plan,
         stored,
@@ -369,7 +376,7 @@ impl Search<'_> {
         if output.size().first() != Some(&(batch * RATIO)) {
             return Ok(false);
         }
-        let second = self.plan.sketch(self.stored, &images.f_narrow(0, batch, batch)?, OUTPUT, usize::MAX)?;
+        let second = self.plan.sketch(self.stored, &images.f_narrow(0, batch, batch)?, OUTPUT)?;
         Ok(close(&output.f_narrow(0, 0, batch)?, expected)? && close(&output.f_narrow(0, batch, batch)?, &second)?)
     }
 }
