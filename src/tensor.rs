@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::str::FromStr;
 
+pub use tch::kind::Element;
 pub use tch::{Device, Kind, NoGradGuard, Reduction, TchError, Tensor};
 
 use crate::error::{Error, Place, Result};

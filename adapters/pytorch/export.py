@@ -115,7 +115,8 @@ def augmented(images):
     images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
     padded = F.pad(images, (2, 2, 2, 2), mode="reflect")
     moves = torch.randint(0, 5, (len(images), 2)).tolist()
-    return torch.stack([image[:, y : y + 32, x : x + 32] for image, (y, x) in zip(padded, moves)])
+    height, width = images.shape[2:]
+    return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, moves)])
 
 
 def accuracy(model, data):

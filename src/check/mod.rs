@@ -6,6 +6,7 @@ pub mod draw;
 pub mod gradients;
 mod memory;
 pub mod parity;
+mod rounding;
 pub mod suggest;
 pub mod witness;
 
@@ -23,6 +24,7 @@ use crate::tensor::{Device, Tensor};
 
 pub use gradients::Gradients;
 pub use parity::Parity;
+pub use rounding::Rounding;
 pub use witness::Witness;
 
 /// The largest error relative to the largest output that counts as agreement with ONNX Runtime.

@@ -4,11 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::check::rounding::{self, Rounding};
 use crate::check::witness::Witness;
 use crate::check::{BFLOAT16_TOLERANCE, HALF_TOLERANCE, PARITY_TOLERANCE};
 use crate::error::{Error, Result};
 use crate::graph::Model;
-use crate::graph::ops::quant::jittered;
 use crate::tensor::{Device, Kind, Tensor, no_grad, rng, to_f64s};
 
 /// Agreement on a set of images.
@@ -24,12 +24,19 @@ pub struct Parity {
     pub images: usize,
     /// The largest `max_rel` that counts as agreement, by the model's precision; see [`PARITY_TOLERANCE`].
     pub tolerance: f64,
+    /// Of a model that rounds on the way, how that compares. Its outputs are then those of runs that go on, at every such place, from
+    /// what ONNX Runtime has there.
+    pub rounding: Option<Rounding>,
 }
 
 impl Parity {
-    /// Whether the difference is within the tolerance and every arg-max is the same.
+    /// Whether the difference is within the tolerance, every arg-max is the same, and what is rounded on the way is as well.
     pub fn holds(&self) -> bool {
-        self.max_rel <= self.tolerance && self.argmax_agreement >= 1.0
+        self.max_rel <= self.tolerance && self.argmax_agreement >= 1.0 && self.fault().is_none()
+    }
+
+    fn fault(&self) -> Option<&String> {
+        self.rounding.as_ref()?.fault.as_ref()
     }
 
     /// Both comparisons in one.
@@ -42,6 +49,10 @@ impl Parity {
             argmax_agreement: weighted / images as f64,
             images,
             tolerance: self.tolerance.max(other.tolerance),
+            rounding: match (&self.rounding, &other.rounding) {
+                (Some(one), Some(other)) => Some(one.and(other)),
+                (one, other) => one.clone().or_else(|| other.clone()),
+            },
         }
     }
 }
@@ -53,7 +64,8 @@ impl fmt::Display for Parity {
             f,
             "largest error {:.2e} ({:.2e} of the largest output), arg-max equal on {agreement:.1} %",
             self.max_abs, self.max_rel
-        )
+        )?;
+        self.fault().map_or(Ok(()), |fault| write!(f, "; {fault}"))
     }
 }
 
@@ -72,9 +84,14 @@ pub fn random_images(shape: &[i64]) -> Result<Tensor> {
 /// Disagree, when the shapes differ; what either of the two raises.
 pub fn compare(model: &Model, witness: &mut Witness, images: &Tensor) -> Result<Parity> {
     let _guard = no_grad();
-    let given = &images.f_to_device(model.device())?;
-    let ours = model.output(given)?.f_to_device(Device::Cpu)?;
-    let theirs = witness.run(images)?;
+    let tolerance = tolerance(model);
+    let (ours, theirs, rounding, noise) = if model.report().rounded.is_empty() {
+        let ours = model.output(&images.f_to_device(model.device())?)?.f_to_device(Device::Cpu)?;
+        (ours, witness.run(images)?, None, 0.0)
+    } else {
+        let led = rounding::compare(model, witness, images, tolerance)?;
+        (led.ours, led.theirs, Some(led.rounding), led.noise)
+    };
     if ours.size() != theirs.size() {
         return Err(Error::disagree(format!("libtorch gives shape {:?}, ONNX Runtime {:?}", ours.size(), theirs.size())));
     }
@@ -94,9 +111,8 @@ pub fn compare(model: &Model, witness: &mut Witness, images: &Tensor) -> Result<
         max_abs = max_abs.max(difference);
     }
     let classes = ours.len().checked_div(images).unwrap_or(0);
-    let noise = if model.report().rounds { noise(model, given, largest)? } else { 0.0 };
-    let tolerance = tolerance(model).max(noise);
-    // Outputs that are rounded to steps are often equal: which of them comes first says nothing.
+    let tolerance = tolerance.max(noise);
+    // Which of two classes within the noise comes first says nothing.
     let near = if noise > 0.0 { tolerance * largest } else { 0.0 };
     let agree = |i: &usize| {
         let (ours, theirs) = (&ours[i * classes..(i + 1) * classes], &theirs[i * classes..(i + 1) * classes]);
@@ -109,29 +125,9 @@ pub fn compare(model: &Model, witness: &mut Witness, images: &Tensor) -> Result<
         argmax_agreement: (0..images).filter(agree).count() as f64 / images.max(1) as f64,
         images,
         tolerance,
+        rounding,
     })
 }
-
-/// By how much, relative to the largest output, the outputs of a model that rounds its own intermediate results move when the numbers
-/// that are rounded are [a little off](jittered); twice the largest of a few such moves. Where a number lies at the edge between two
-/// steps, two engines that add up in different orders take different ones, and the rest of the network carries it on: no comparison
-/// can be finer than that.
-fn noise(model: &Model, images: &Tensor, largest: f64) -> Result<f64> {
-    let outputs = || -> Result<Vec<f64>> { to_f64s(&model.output(images)?.f_to_device(Device::Cpu)?) };
-    let still = outputs()?;
-    let mut moved = 0.0_f64;
-    for seed in 0..TRIALS {
-        let off = jittered(seed, outputs)?;
-        moved = still.iter().zip(&off).fold(moved, |moved, (a, b)| moved.max((a - b).abs()));
-    }
-    Ok((2.0 * moved / largest.max(f64::MIN_POSITIVE)).min(COARSEST))
-}
-
-/// How many runs [`noise`] is measured by.
-const TRIALS: u8 = 4;
-
-/// A tolerance above this would let anything pass.
-const COARSEST: f64 = 0.3;
 
 /// Two engines that round at every layer differ by some roundings: a half keeps 11 bits, a bfloat16 8, where a float keeps 24.
 fn tolerance(model: &Model) -> f64 {

@@ -1,19 +1,20 @@
 //! ONNX Runtime, loaded at run time.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::value::{Tensor as Value, TensorElementType};
+use ort::value::{DynValue, PrimitiveTensorElementType, Tensor as Value, TensorElementType};
 use protobuf::Message;
 
 use crate::error::{Error, Place, Result};
 use crate::graph::{ImportReport, Layout};
 use crate::onnx::proto::ValueInfoProto;
 use crate::onnx::{self, Limits};
-use crate::tensor::{Kind, Tensor, to_f32s, to_f64s};
+use crate::tensor::{Element, Kind, Tensor, to_f32s, to_f64s};
 
 /// A model as ONNX Runtime sees it.
 pub struct Witness {
@@ -25,10 +26,21 @@ pub struct Witness {
     layout: Layout,
     /// The value that holds the scores, an output of the session.
     scores: String,
+    /// Values that the graph rounds to steps, as far as they are outputs of the session and of a type that can be read.
+    rounded: Vec<String>,
+}
+
+/// What ONNX Runtime gives for some images.
+pub(crate) struct Given {
+    /// Scores.
+    pub scores: Tensor,
+    /// What it rounded on the way, by name.
+    pub rounded: HashMap<String, Tensor>,
 }
 
 impl Witness {
-    /// Opens a file with ONNX Runtime on the CPU. Where the import found the scores inside the graph, they are made its output.
+    /// Opens a file with ONNX Runtime on the CPU. Where the import found the scores inside the graph, they are made its output, and so
+    /// are the values that the graph rounds.
     ///
     /// # Errors
     /// Usage, when ONNX Runtime itself is missing; Unsupported, when it refuses a file that this crate accepted.
@@ -38,52 +50,54 @@ impl Witness {
         // Optimised graphs compute something else than the file says: products with quantised weights in fewer bits, and sums that cancel,
         // fused into convolutions, with a thousandth of error.
         let mut builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(|e| refused(&e))?;
-        let rewritten = import.scores_inside || import.operators.contains_key(FEW_BITS);
+        let rewritten = import.scores_inside || import.operators.contains_key(FEW_BITS) || !import.rounded.is_empty();
         let first = if rewritten { None } else { Some(builder.commit_from_file(path)) };
         let session = match first {
             Some(Ok(session)) => session,
             // Some exporters declare shapes of values inside the graph that the nodes contradict. Nothing needs them.
             Some(Err(error)) => {
-                let reduced = reduced(path, None).map_err(|_| refused(&error))?;
+                let reduced = reduced(path, None, &[]).map_err(|_| refused(&error))?;
                 builder.commit_from_memory(&reduced).map_err(|_| refused(&error))?
             }
             None => {
                 let scores = Some(import.scores.as_str()).filter(|_| import.scores_inside);
-                let reduced = reduced(path, scores).map_err(|e| refused(&e))?;
+                let reduced = reduced(path, scores, &import.rounded).map_err(|e| refused(&e))?;
                 builder.commit_from_memory(&reduced).map_err(|e| refused(&e))?
             }
         };
         let input = session.inputs().first().map(|input| input.dtype());
         let batch = input.and_then(|i| i.tensor_shape()).and_then(|s| s.first().copied()).filter(|&d| d > 0);
         let element = input.and_then(|i| i.tensor_type()).unwrap_or(TensorElementType::Float32);
-        Ok(Witness { session, batch, element, layout: import.layout, scores: import.scores.clone() })
+        let readable = |name: &&String| {
+            let outlet = session.outputs().iter().find(|output| output.name() == name.as_str());
+            outlet.and_then(|output| output.dtype().tensor_type()).is_some_and(|element| READABLE.contains(&element))
+        };
+        let rounded = import.rounded.iter().filter(readable).cloned().collect();
+        Ok(Witness { session, batch, element, layout: import.layout, scores: import.scores.clone(), rounded })
     }
 
     /// The scores for images `[N, C, H, W]`, run in pieces where the file fixes its batch size.
     pub fn run(&mut self, images: &Tensor) -> Result<Tensor> {
         let count = images.size().first().copied().unwrap_or(0);
+        let pieces = self.pieces(images)?;
+        let parts = pieces.iter().map(|piece| Ok(self.run_once(piece)?.scores)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_cat(&parts, 0)?.f_narrow(0, 0, count)?)
+    }
+
+    /// Images in as many as the file takes at once. The last image is repeated until the fixed batch size divides their number.
+    pub(crate) fn pieces(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let count = images.size().first().copied().unwrap_or(0);
         let piece = self.batch.unwrap_or(count).max(1);
-        if count % piece != 0 {
-            return self.run_padded(images, piece);
+        let missing = (piece - count % piece) % piece;
+        let mut padded = vec![images.shallow_clone()];
+        if missing > 0 {
+            let last = images.f_narrow(0, count - 1, 1)?;
+            padded.extend((0..missing).map(|_| last.shallow_clone()));
         }
-        let mut parts = Vec::new();
-        for start in (0..count).step_by(usize::try_from(piece).unwrap_or(1)) {
-            parts.push(self.run_once(&images.f_narrow(0, start, piece)?)?);
-        }
-        Ok(Tensor::f_cat(&parts, 0)?)
+        Ok(Tensor::f_cat(&padded, 0)?.f_split(piece, 0)?)
     }
 
-    /// Repeats the last image until the fixed batch size divides the count.
-    fn run_padded(&mut self, images: &Tensor, piece: i64) -> Result<Tensor> {
-        let count = images.size()[0];
-        let mut parts = vec![images.shallow_clone()];
-        let last = images.f_narrow(0, count - 1, 1)?;
-        parts.extend((0..piece - count % piece).map(|_| last.shallow_clone()));
-        Ok(self.run(&Tensor::f_cat(&parts, 0)?)?.f_narrow(0, 0, count)?)
-    }
-
-    fn run_once(&mut self, images: &Tensor) -> Result<Tensor> {
-        let failed = |e: ort::Error| incomparable(&format!("ONNX Runtime fails on the model: {e}"));
+    pub(crate) fn run_once(&mut self, images: &Tensor) -> Result<Given> {
         let name = self.session.inputs().first().map(|i| i.name().to_string()).unwrap_or_default();
         let images = &self.layout.arrange(images)?.f_contiguous()?;
         let shape = images.size();
@@ -101,36 +115,56 @@ impl Witness {
             other => return Err(incomparable(&format!("the input takes {other}, which no image is"))),
         };
         let outputs = self.session.run(ort::inputs![name.as_str() => input]).map_err(failed)?;
-        let output = outputs.get(&self.scores).ok_or_else(|| incomparable("ONNX Runtime gives no output"))?;
-        let element = output.dtype().tensor_type();
-        let (shape, values): (Vec<i64>, Tensor) = match element {
-            Some(TensorElementType::Float64) => {
-                let (shape, data) = output.try_extract_tensor::<f64>().map_err(failed)?;
-                (shape.to_vec(), Tensor::f_from_slice(data)?)
-            }
-            Some(TensorElementType::Float16) => {
-                let (shape, data) = output.try_extract_tensor::<half::f16>().map_err(failed)?;
-                (shape.to_vec(), Tensor::f_from_slice(data)?)
-            }
-            Some(TensorElementType::Bfloat16) => {
-                let (shape, data) = output.try_extract_tensor::<half::bf16>().map_err(failed)?;
-                (shape.to_vec(), Tensor::f_from_slice(data)?)
-            }
-            _ => {
-                let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
-                (shape.to_vec(), Tensor::f_from_slice(data)?)
-            }
-        };
-        Ok(values.f_to_kind(Kind::Double)?.f_view(shape.as_slice())?)
+        let output = |name: &str| outputs.get(name).ok_or_else(|| incomparable("ONNX Runtime gives no output"));
+        let rounded = self.rounded.iter().map(|name| Ok((name.clone(), read(output(name)?)?))).collect::<Result<_>>()?;
+        Ok(Given { scores: read(output(&self.scores)?)?, rounded })
     }
+}
+
+/// Types of rounded values that can be read.
+const READABLE: [TensorElementType; 6] = [
+    TensorElementType::Uint8,
+    TensorElementType::Int8,
+    TensorElementType::Uint16,
+    TensorElementType::Int16,
+    TensorElementType::Float32,
+    TensorElementType::Float64,
+];
+
+/// An output's numbers in double precision.
+fn read(output: &DynValue) -> Result<Tensor> {
+    match output.dtype().tensor_type() {
+        Some(TensorElementType::Float64) => numbers::<f64>(output),
+        Some(TensorElementType::Float16) => numbers::<half::f16>(output),
+        Some(TensorElementType::Bfloat16) => numbers::<half::bf16>(output),
+        Some(TensorElementType::Uint8) => numbers::<u8>(output),
+        Some(TensorElementType::Int8) => numbers::<i8>(output),
+        Some(TensorElementType::Int16) => numbers::<i16>(output),
+        // libtorch has no unsigned 16 bits.
+        Some(TensorElementType::Uint16) => {
+            let (shape, data) = output.try_extract_tensor::<u16>().map_err(failed)?;
+            let wide: Vec<i32> = data.iter().map(|&number| i32::from(number)).collect();
+            Ok(Tensor::f_from_slice(&wide)?.f_to_kind(Kind::Double)?.f_view(&shape[..])?)
+        }
+        _ => numbers::<f32>(output),
+    }
+}
+
+fn numbers<T: PrimitiveTensorElementType + Element>(output: &DynValue) -> Result<Tensor> {
+    let (shape, data) = output.try_extract_tensor::<T>().map_err(failed)?;
+    Ok(Tensor::f_from_slice(data)?.f_to_kind(Kind::Double)?.f_view(&shape[..])?)
+}
+
+fn failed(error: ort::Error) -> Error {
+    incomparable(&format!("ONNX Runtime fails on the model: {error}"))
 }
 
 /// An operator that ONNX Runtime computes as exactly as the file asks for.
 const FEW_BITS: &str = "com.microsoft.MatMulNBits";
 
 /// The file without the shapes that it declares for values inside the graph, with the value `scores` as its only output if that is
-/// named, and computed as exactly as can be.
-fn reduced(path: &Path, scores: Option<&str>) -> Result<Vec<u8>> {
+/// named, the values `rounded` as outputs where it has them, and computed as exactly as can be.
+fn reduced(path: &Path, scores: Option<&str>, rounded: &[String]) -> Result<Vec<u8>> {
     let mut file = onnx::read(path, &Limits::default())?;
     if let Some(graph) = file.model.graph.as_mut() {
         graph.value_info.clear();
@@ -138,11 +172,21 @@ fn reduced(path: &Path, scores: Option<&str>) -> Result<Vec<u8>> {
             node.attribute.retain(|attribute| attribute.name != "accuracy_level");
         }
         if let Some(name) = scores {
-            graph.output = vec![ValueInfoProto { name: name.to_string(), ..Default::default() }];
+            graph.output = vec![untyped(name)];
         }
+        let made: HashSet<&str> = graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+        let already: HashSet<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+        let new = |name: &&String| made.contains(name.as_str()) && !already.contains(name.as_str());
+        let further: Vec<ValueInfoProto> = rounded.iter().filter(new).map(|name| untyped(name)).collect();
+        graph.output.extend(further);
     }
     file.embed_external_data()?;
     file.model.write_to_bytes().map_err(Error::unexpected)
+}
+
+/// ONNX Runtime finds out types by itself.
+fn untyped(name: &str) -> ValueInfoProto {
+    ValueInfoProto { name: name.to_string(), ..Default::default() }
 }
 
 /// There is nothing to compare with, which is no disagreement.

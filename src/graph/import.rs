@@ -46,8 +46,8 @@ pub struct ImportReport {
     pub repairs: Vec<String>,
     /// What somebody who knows the model could decide otherwise, in words.
     pub notes: Vec<String>,
-    /// Whether the graph rounds its intermediate results to steps, as quantised models do.
-    pub rounds: bool,
+    /// Values that are rounded to steps on the way, as in quantised models, by their names.
+    pub rounded: Vec<String>,
     /// Outputs that are not used.
     pub unused_outputs: Vec<String>,
 }
@@ -174,7 +174,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
         repairs,
-        rounds: ir.nodes.iter().any(|node| ROUNDING.contains(&node.op.name)),
+        rounded: rounded(&ir),
         notes: open_questions(&file.model, options),
         unused_outputs: unused_outputs(&file.model, &scores.value),
     };
@@ -214,8 +214,12 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
 }
 
 /// Operators that round.
-const ROUNDING: [&str; 7] =
-    ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "Round"];
+const ROUNDING: [&str; 5] = ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "Round"];
+
+fn rounded(ir: &Ir) -> Vec<String> {
+    let nodes = ir.nodes.iter().filter(|node| ROUNDING.contains(&node.op.name));
+    nodes.flat_map(|node| node.outputs.iter().flatten()).map(|&id| ir.values[id].name.clone()).collect()
+}
 
 fn open_questions(model: &ModelProto, options: &ImportOptions) -> Vec<String> {
     let text = match (options.repairs.batch_norm, batch_norm::find(model)) {

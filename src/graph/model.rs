@@ -166,11 +166,31 @@ impl Model {
 
     /// Runs the graph as far as the logits need it, and shows every value by its name in the file.
     pub(crate) fn observe(&self, images: &Tensor, mode: Mode, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
+        self.run_watched(images, mode, LOGITS, &mut |name, _, value| see(name, value)).map(drop)
+    }
+
+    /// As [`output`](Self::output) of as many images as the file takes at once; every value is shown by its name in the file and its
+    /// place among its node's outputs, and may be exchanged before the next node reads it.
+    pub(crate) fn output_led(
+        &self,
+        images: &Tensor,
+        lead: &mut dyn FnMut(&str, usize, &mut Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
+        self.run_watched(images, Mode::Eval, OUTPUT, lead)
+    }
+
+    fn run_watched(
+        &self,
+        images: &Tensor,
+        mode: Mode,
+        result: usize,
+        see: &mut dyn FnMut(&str, usize, &mut Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
         let images = images.f_to_kind(self.shared.input_kind)?;
         let graph = self.shared.skeleton.graph.get_or_default();
-        self.shared.plan.observe(&self.stored, &images, mode, &mut |step, outputs| {
+        self.shared.plan.run_watched(&self.stored, &images, mode, result, &mut |step, outputs| {
             let names = graph.node.get(step.place).map_or(&[][..], |node| node.output.as_slice());
-            names.iter().zip(outputs).try_for_each(|(name, value)| see(name, value))
+            names.iter().zip(outputs).enumerate().try_for_each(|(position, (name, value))| see(name, position, value))
         })
     }
 

@@ -182,21 +182,19 @@ impl Plan {
     }
 
     fn run_one(&self, stored: &[Tensor], input: &Tensor, result: usize, pass: &Pass) -> Result<Tensor> {
-        let count = if result == 0 { self.first_steps } else { self.steps.len() };
-        let slots = self.run_steps(stored, std::slice::from_ref(input), count, pass, &mut |_, _| Ok(()))?;
+        let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps_for(result), pass, &mut |_, _| Ok(()))?;
         self.result(stored, &slots, result)
     }
 
-    /// Runs what the first result needs, and shows every step with its outputs.
-    pub fn observe(
-        &self,
-        stored: &[Tensor],
-        input: &Tensor,
-        mode: Mode,
-        see: &mut dyn FnMut(&Step, &[Tensor]) -> Result<()>,
-    ) -> Result<()> {
+    fn steps_for(&self, result: usize) -> usize {
+        if result == 0 { self.first_steps } else { self.steps.len() }
+    }
+
+    /// As [`run`](Self::run), and shows every step with its outputs, which may be exchanged before the next step reads them.
+    pub fn run_watched(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize, see: &mut See<'_>) -> Result<Tensor> {
         let pass = Pass { mode, sketch: false, budget: usize::MAX };
-        self.run_steps(stored, std::slice::from_ref(input), self.first_steps, &pass, see).map(drop)
+        let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps_for(result), &pass, see)?;
+        self.result(stored, &slots, result)
     }
 
     /// Runs the whole plan and gives all results.
@@ -212,7 +210,7 @@ impl Plan {
         inputs: &[Tensor],
         count: usize,
         pass: &Pass,
-        see: &mut dyn FnMut(&Step, &[Tensor]) -> Result<()>,
+        see: &mut See<'_>,
     ) -> Result<Vec<Option<Tensor>>> {
         if inputs.len() != self.inputs {
             return Err(Error::unexpected(format!("{} tensors for a graph of {} inputs", inputs.len(), self.inputs)));
@@ -220,8 +218,8 @@ impl Plan {
         let mut slots: Vec<Option<Tensor>> = inputs.iter().map(|input| Some(input.shallow_clone())).collect();
         slots.resize_with(self.slots, || None);
         for step in &self.steps[..count] {
-            let outputs = if pass.sketch { step.sketch(stored, &slots)? } else { step.run(stored, &slots, pass.mode)? };
-            see(step, &outputs)?;
+            let mut outputs = if pass.sketch { step.sketch(stored, &slots)? } else { step.run(stored, &slots, pass.mode)? };
+            see(step, &mut outputs)?;
             step.store(outputs, &mut slots);
             step.release(&mut slots);
             if pass.budget < usize::MAX && slots.iter().flatten().map(bytes).sum::<usize>() > pass.budget {
@@ -246,6 +244,9 @@ impl Plan {
 fn bytes(tensor: &Tensor) -> usize {
     tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes())
 }
+
+/// What is shown the outputs of every step.
+type See<'a> = dyn FnMut(&Step, &mut [Tensor]) -> Result<()> + 'a;
 
 /// How a plan is run.
 struct Pass {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::check::{self, Check};
+use crate::check::{self, Check, Rounding};
 use crate::error::{ErrorKind, readable};
 use crate::graph::{ImportReport, TensorInfo};
 
@@ -76,6 +76,11 @@ pub fn summary(check: &Check) -> String {
         line(format!("parity:     {parity}, {} random images", parity.images));
         let batches: Vec<String> = check.batches.iter().map(|(batch, error)| format!("{batch}: {error:.2e}")).collect();
         line(format!("            by batch size {}", batches.join(", ")));
+        if let Some(rounding) = &parity.rounding {
+            let Rounding { places, numbers, differ, alone, .. } = rounding;
+            line(format!("            {differ} of {numbers} numbers at {places} places are rounded to another step"));
+            line(format!("            carried on, that moves the outputs by up to {alone:.2e} of the largest"));
+        }
         if parity.tolerance > check::PARITY_TOLERANCE {
             line(format!(
                 "            up to {:.1e} of the largest output is taken for rounding; a smaller fault would not be seen",

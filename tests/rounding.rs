@@ -1,0 +1,79 @@
+//! Networks that round what they compute are compared with ONNX Runtime place by place, so that a small fault is not taken for rounding.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::PathBuf;
+
+use cmira::check::{PARITY_TOLERANCE, Witness, compare_on, parity};
+use cmira::error::ErrorKind;
+use cmira::graph::Model;
+use cmira::onnx::proto::NodeProto;
+use cmira::onnx::{self, to_proto};
+use cmira::tensor::{Device, Kind, Tensor};
+use common::{Folder, network, node, weight};
+
+fn scalar(name: &str, number: f32) -> onnx::proto::TensorProto {
+    to_proto(name, &Tensor::from_slice(&[number]).reshape([0_i64; 0])).unwrap()
+}
+
+fn rounded(input: &str, output: &str) -> [NodeProto; 2] {
+    let bytes = format!("{output}_bytes");
+    [
+        node("QuantizeLinear", &[input, &format!("{output}_scale"), "zero"], &bytes, &[]),
+        node("DequantizeLinear", &[&bytes, &format!("{output}_scale"), "zero"], output, &[]),
+    ]
+}
+
+/// Two layers between rounded numbers; the scale of the first one's weights is multiplied by `error`.
+fn save(folder: &Folder, name: &str, error: f32) -> PathBuf {
+    let mut nodes = vec![node("Flatten", &["images"], "flat", &[])];
+    nodes.extend(rounded("flat", "x"));
+    nodes.push(node("DequantizeLinear", &["first", "first_scale"], "first_float", &[]));
+    nodes.push(node("Gemm", &["x", "first_float"], "sums", &[]));
+    nodes.push(node("Relu", &["sums"], "relu", &[]));
+    nodes.extend(rounded("relu", "hidden"));
+    nodes.push(node("Gemm", &["hidden", "weight"], "plain", &[]));
+    nodes.extend(rounded("plain", "scores"));
+    let first = onnx::from_proto(&weight("first", &[192, 40], Kind::Float)).unwrap();
+    let mut constants = vec![
+        to_proto("first", &(first * 200.0).round().to_kind(Kind::Int8)).unwrap(),
+        scalar("first_scale", 0.005 * error),
+        weight("weight", &[40, 10], Kind::Float),
+        to_proto("zero", &Tensor::from_slice(&[0_i64]).to_kind(Kind::Int8).reshape([0_i64; 0])).unwrap(),
+    ];
+    constants
+        .extend([("x_scale", 0.03), ("hidden_scale", 0.05), ("scores_scale", 0.04)].map(|(name, scale)| scalar(name, scale)));
+    let path = folder.path(name);
+    onnx::save(&network(nodes, constants, 17), &path).unwrap();
+    path
+}
+
+fn open(path: &std::path::Path) -> Model {
+    Model::open(path, Device::Cpu).unwrap()
+}
+
+#[test]
+fn every_place_is_compared_as_finely_as_without_rounding() {
+    let folder = Folder::new();
+    let path = save(&folder, "model.onnx", 1.0);
+    let model = open(&path);
+    let images = parity::random_images(&[50, 3, 8, 8]).unwrap();
+    let found = parity::compare(&model, &mut Witness::open(&path, model.report()).unwrap(), &images).unwrap();
+    assert!(found.holds(), "{found}");
+    assert!(found.tolerance <= PARITY_TOLERANCE);
+    let rounding = found.rounding.unwrap();
+    assert_eq!((rounding.places, rounding.numbers), (3, 50 * (192 + 40 + 10)));
+    assert!(rounding.differ <= 3, "{rounding:?}");
+}
+
+/// One part in a hundred of a scale moves most results by less than a step.
+#[test]
+fn a_fault_smaller_than_a_step_is_found() {
+    let folder = Folder::new();
+    let model = open(&save(&folder, "model.onnx", 1.0));
+    let other = save(&folder, "other.onnx", 1.01);
+    let error = compare_on(&other, &model, &parity::random_images(&[50, 3, 8, 8]).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Disagree);
+    assert!(error.to_string().contains("hidden_bytes"), "{error}");
+}
