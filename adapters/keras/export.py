@@ -13,8 +13,11 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import common
+
+# Folders there have frameworks' names, and Keras looks for frameworks.
+sys.path.pop(0)
+
 import keras
 import numpy as np
 import tensorflow as tf

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::error::{Error, Place, Result};
-use crate::graph::ir::{self, Ir, ValueId};
+use crate::graph::ir::{self, Captured, Ir, ValueId};
 use crate::graph::ops::Call;
-use crate::graph::params::{self, Role};
+use crate::graph::params::{self, Role, Strength};
 use crate::graph::plan::Plan;
 use crate::onnx::OnnxFile;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
@@ -23,15 +23,21 @@ pub struct Body {
     captured: Range<usize>,
     /// Constants inside that stand where weights stand.
     pub(crate) weights: Vec<String>,
+    /// Which of the values that are read from outside stand so, by the order of [`free_names`].
+    pub(crate) captured_weights: Vec<(usize, Strength)>,
 }
 
 impl Body {
     /// Compiles the subgraph that an attribute holds. `first` is the place among the node's inputs of what it reads from outside, by
-    /// the order of [`free_names`]; behind these stand the constants that are given back.
-    pub(crate) fn compile(file: &OnnxFile, attribute: &AttributeProto, first: usize) -> Result<(Body, Vec<Tensor>)> {
+    /// the order of [`free_names`], which is that of `captured`; behind these stand the constants that are given back.
+    pub(crate) fn compile(
+        file: &OnnxFile,
+        attribute: &AttributeProto,
+        first: usize,
+        captured: &[Captured],
+    ) -> Result<(Body, Vec<Tensor>)> {
         let graph = &attribute.g;
-        let names: Vec<String> = free_names(graph).into_iter().map(String::from).collect();
-        let mut ir = ir::read_graph(file, graph, &names, None).at(|| format!("subgraph '{}'", attribute.name))?;
+        let mut ir = ir::read_graph(file, graph, Some(captured), None).at(|| format!("subgraph '{}'", attribute.name))?;
         if let Some(node) = ir.unsupported.first() {
             return Err(Error::unsupported(&node.reason));
         }
@@ -42,12 +48,14 @@ impl Body {
         let roles = params::assign(&mut ir)?;
         let mut weights = std::mem::take(&mut ir.hidden_weights);
         weights.extend(roles.of.iter().filter(|(_, role)| **role == Role::Parameter).map(|(&id, _)| ir.values[id].name.clone()));
-        let own = ir.inputs.len() - names.len();
+        let own = ir.inputs.len() - captured.len();
+        let captured_weights =
+            (0..).zip(&ir.inputs[own..]).filter_map(|(position, id)| Some((position, *roles.outside.get(id)?))).collect();
         let (stored, indices) = take_constants(&mut ir);
         let outputs = ir.outputs.clone();
         let plan = Plan::compile(ir, &indices, &outputs)?;
-        let captured = first..first + names.len();
-        Ok((Body { plan, stored: captured.end..captured.end + stored.len(), own, captured, weights }, stored))
+        let captured = first..first + captured.len();
+        Ok((Body { plan, stored: captured.end..captured.end + stored.len(), own, captured, weights, captured_weights }, stored))
     }
 
     /// How many inputs the subgraph declares.

@@ -14,6 +14,7 @@ use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::passes::quantization;
+use crate::graph::passes::subgraph_weights;
 use crate::graph::plan::{LOGITS, Plan, Trace};
 use crate::graph::{Layout, Lowered, Mode};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
@@ -141,6 +142,11 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     let scores = head::choose(ir::main_graph(&file)?, options.scores.as_deref())?;
     let mut ir = ir::read_towards(&file, &scores.value)?;
     refuse_unsupported(&ir.unsupported)?;
+    if !ir.hidden_weights.is_empty() {
+        let lifted = subgraph_weights::lift(&mut file.model, &ir.hidden_weights);
+        ir = ir::read_towards(&file, &scores.value)?;
+        repairs.push(format!("{} weights in subgraphs were moved to the main graph, so that they are trained", lifted.len()));
+    }
     if let Some(weight) = ir.hidden_weights.first() {
         return Err(Error::unsupported(format!("the weight '{weight}' stands in a subgraph, where it could not be trained")));
     }

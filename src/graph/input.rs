@@ -61,7 +61,7 @@ impl Input {
         let (op, kernel) = self.layout.node()?;
         let label = format!("the images as {}", self.layout);
         let (inputs, outputs) = (vec![Some(*input)], vec![Some(taken)]);
-        let node = IrNode { place: usize::MAX, label, op, kernel, sketch: None, inputs, outputs };
+        let node = IrNode { place: usize::MAX, label, op, kernel, sketch: None, inputs, outputs, weights: Vec::new() };
         ir.nodes.insert(0, node);
         Ok(())
     }

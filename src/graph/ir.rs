@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::body::{self, Body};
 use crate::graph::ops::{self, Call, Kernel, Mode, Op};
+use crate::graph::params::Strength;
 use crate::graph::passes::straight_through;
 use crate::onnx::OnnxFile;
 use crate::onnx::proto::{GraphProto, NodeProto};
@@ -26,6 +27,15 @@ pub(crate) struct Ir {
     pub unsupported: Vec<Unsupported>,
     /// Constants in subgraphs that stand where weights stand.
     pub hidden_weights: Vec<String>,
+    /// Of a subgraph, what it reads from outside and is constant there; `None` for a main graph.
+    pub fixed_outside: Option<Vec<ValueId>>,
+}
+
+/// A value that a subgraph reads from outside.
+pub(crate) struct Captured {
+    pub name: String,
+    /// Whether it is computed from constants alone.
+    pub fixed: bool,
 }
 
 /// One named tensor of the graph.
@@ -63,6 +73,8 @@ pub(crate) struct IrNode {
     pub sketch: Option<Kernel>,
     pub inputs: Vec<Option<ValueId>>,
     pub outputs: Vec<Option<ValueId>>,
+    /// Inputs that stand where weights stand in the node's subgraphs, beside those that its operator names.
+    pub weights: Vec<(usize, Strength)>,
 }
 
 /// A node that cannot be run, with the reason.
@@ -82,12 +94,12 @@ pub struct Unsupported {
 /// Malformed when the graph is not one (missing or twice-produced values, cycles, wrong arity or attribute types). Unsupported operators are
 /// collected, not raised, so that one look lists all of them.
 pub(crate) fn read(file: &OnnxFile) -> Result<Ir> {
-    read_graph(file, main_graph(file)?, &[], None)
+    read_graph(file, main_graph(file)?, None, None)
 }
 
 /// As [`read`], as far as the value of this name needs it, which is the only output.
 pub(crate) fn read_towards(file: &OnnxFile, value: &str) -> Result<Ir> {
-    let mut ir = read_graph(file, main_graph(file)?, &[], Some(value))?;
+    let mut ir = read_graph(file, main_graph(file)?, None, Some(value))?;
     if ir.inputs.len() > 1 {
         let read: HashSet<ValueId> = ir.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).collect();
         ir.inputs.retain(|input| read.contains(input));
@@ -100,9 +112,10 @@ pub(crate) fn main_graph(file: &OnnxFile) -> Result<&GraphProto> {
     file.model.graph.as_ref().ok_or_else(|| Error::malformed("the model has no graph"))
 }
 
-/// Reads a graph of a file, its main one or a subgraph; `captured` names what it reads from outside, which become further inputs.
+/// Reads a graph of a file, its main one or a subgraph, whose `captured` are what it reads from outside, which become further inputs.
 /// With `only`, what that value does not need is left out.
-pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String], only: Option<&str>) -> Result<Ir> {
+pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: Option<&[Captured]>, only: Option<&str>) -> Result<Ir> {
+    let (is_body, captured) = (captured.is_some(), captured.unwrap_or_default());
     let types = declared_types(graph);
     let mut reader = Reader {
         file,
@@ -112,10 +125,15 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
         values: Vec::new(),
         unsupported: Vec::new(),
         hidden_weights: Vec::new(),
+        fixed: HashSet::new(),
     };
-    for name in captured {
-        reader.add(name);
+    for value in captured {
+        let id = reader.add(&value.name);
+        if value.fixed {
+            reader.fixed.insert(id);
+        }
     }
+    let fixed_outside: Vec<ValueId> = reader.fixed.iter().copied().collect();
     reader.register_values()?;
     let order = topological_order(graph, &reader.ids)?;
     let needed = only.map(|name| needed(graph, &order, name));
@@ -135,7 +153,7 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
     }
     let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let own = graph.input.iter().map(|input| &input.name).filter(|name| !initializers.contains(name.as_str()));
-    let inputs = own.chain(captured).map(|name| reader.ids[name]).collect();
+    let inputs = own.chain(captured.iter().map(|value| &value.name)).map(|name| reader.ids[name]).collect();
     let mut outputs = Vec::new();
     for name in only.map_or_else(|| graph.output.iter().map(|output| output.name.as_str()).collect(), |name| vec![name]) {
         let id = reader.ids.get(name).copied();
@@ -145,7 +163,8 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: &[String
         return Err(Error::malformed("the graph has no outputs"));
     }
     let Reader { values, unsupported, hidden_weights, .. } = reader;
-    Ok(Ir { values, nodes, inputs, outputs, unsupported, hidden_weights })
+    let fixed_outside = is_body.then_some(fixed_outside);
+    Ok(Ir { values, nodes, inputs, outputs, unsupported, hidden_weights, fixed_outside })
 }
 
 /// What errors call a node: its name if it has one, else what it produces.
@@ -198,6 +217,8 @@ struct Reader<'a> {
     values: Vec<Value>,
     unsupported: Vec<Unsupported>,
     hidden_weights: Vec<String>,
+    /// Values that are computed from constants alone.
+    fixed: HashSet<ValueId>,
 }
 
 impl Reader<'_> {
@@ -243,7 +264,9 @@ impl Reader<'_> {
                 continue;
             }
             let tensor = self.file.tensor(proto)?;
-            self.values[self.ids[&proto.name]].constant = Some(Constant { tensor, origin: Origin::Initializer(index) });
+            let id = self.ids[&proto.name];
+            self.fixed.insert(id);
+            self.values[id].constant = Some(Constant { tensor, origin: Origin::Initializer(index) });
         }
         Ok(())
     }
@@ -280,11 +303,15 @@ impl Reader<'_> {
         }
         let id = |name: &String| if name.is_empty() { None } else { self.ids.get(name).copied() };
         let mut inputs: Vec<Option<ValueId>> = proto.input[..given].iter().map(id).collect();
+        let mut weights = Vec::new();
         let outputs: Vec<Option<ValueId>> = proto.output[..wanted].iter().map(id).collect();
         let present = |ids: &[Option<ValueId>]| ids.iter().map(Option::is_some).collect::<Vec<_>>();
         let node = ops::Node::new(&proto.op_type, opset, present(&inputs), present(&outputs), &proto.attribute)
             .typed(self.types_of(proto))
-            .with_bodies(self.bodies(proto, &mut inputs)?);
+            .with_bodies(self.bodies(proto, &mut inputs, &mut weights)?);
+        if inputs.iter().flatten().all(|id| self.fixed.contains(id)) {
+            self.fixed.extend(outputs.iter().flatten());
+        }
         let kernel = (op.compile)(&node)?;
         let sketch = op.sketch.map(|compile| compile(&node)).transpose()?;
         inputs.extend(body::differentiated(proto).map(|name| self.ids.get(name).copied()));
@@ -301,7 +328,7 @@ impl Reader<'_> {
             }
             return Ok(None);
         }
-        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, inputs, outputs }))
+        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, inputs, outputs, weights }))
     }
 
     fn types_of(&self, proto: &NodeProto) -> Vec<Option<i32>> {
@@ -348,20 +375,33 @@ impl Reader<'_> {
             let producer = nodes.iter().position(|node| node.outputs.contains(&Some(id)));
             let place = producer.map_or(0, |index| nodes[index].place);
             let label = format!("the value '{}', by which something is differentiated", self.values[id].name);
-            let node = IrNode { place, label, op: row, kernel, sketch: None, inputs: vec![Some(id)], outputs: vec![Some(copy)] };
+            let (inputs, outputs) = (vec![Some(id)], vec![Some(copy)]);
+            let node = IrNode { place, label, op: row, kernel, sketch: None, inputs, outputs, weights: Vec::new() };
             nodes.insert(producer.map_or(0, |index| index + 1), node);
         }
         Ok(())
     }
 
-    /// Compiles a node's subgraphs; what they read from this graph is added to the node's inputs.
-    fn bodies(&mut self, proto: &NodeProto, inputs: &mut Vec<Option<ValueId>>) -> Result<Vec<(String, Arc<Body>)>> {
+    /// Compiles a node's subgraphs; what they read from this graph is added to the node's inputs, and which of these are weights there to
+    /// `weights`.
+    fn bodies(
+        &mut self,
+        proto: &NodeProto,
+        inputs: &mut Vec<Option<ValueId>>,
+        weights: &mut Vec<(usize, Strength)>,
+    ) -> Result<Vec<(String, Arc<Body>)>> {
         let mut bodies = Vec::new();
         for attribute in body::subgraphs(proto) {
-            let (body, constants) = Body::compile(self.file, attribute, inputs.len())?;
-            inputs.extend(body::free_names(&attribute.g).into_iter().map(|name| self.ids.get(name).copied()));
+            let captured: Vec<Captured> = body::free_names(&attribute.g)
+                .into_iter()
+                .map(|name| Captured { name: name.into(), fixed: self.ids.get(name).is_some_and(|id| self.fixed.contains(id)) })
+                .collect();
+            let (body, constants) = Body::compile(self.file, attribute, inputs.len(), &captured)?;
+            weights.extend(body.captured_weights.iter().map(|&(position, strength)| (inputs.len() + position, strength)));
+            inputs.extend(captured.iter().map(|value| self.ids.get(&value.name).copied()));
             for tensor in constants {
                 inputs.push(Some(self.values.len()));
+                self.fixed.insert(self.values.len());
                 let constant = Some(Constant { tensor, origin: Origin::Folded });
                 self.values.push(Value { name: format!("constant in {}", attribute.name), constant });
             }

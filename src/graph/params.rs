@@ -31,6 +31,8 @@ pub(crate) struct Roles {
     pub repairs: Vec<String>,
     /// Running statistics that were copied for a second reader.
     pub copies: Vec<SplitBuffer>,
+    /// Constants from outside of a subgraph that stand where weights stand.
+    pub outside: BTreeMap<ValueId, Strength>,
 }
 
 /// A running statistic that no longer shares its initializer: input `position` of the file's node `place` reads `name`.
@@ -57,7 +59,9 @@ pub(crate) fn assign(ir: &mut Ir) -> Result<Roles> {
             }
         }
     }
-    Ok(Roles { of, repairs, copies })
+    let fixed_outside = ir.fixed_outside.iter().flatten();
+    let outside = fixed_outside.map(|&id| (id, facts.weight[id])).filter(|(_, strength)| *strength > Strength::None).collect();
+    Ok(Roles { of, repairs, copies, outside })
 }
 
 fn drop_dead_nodes(ir: &mut Ir) {
@@ -119,7 +123,8 @@ struct Facts {
 
 /// How surely a constant is a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Strength {
+pub(crate) enum Strength {
+    /// It is none.
     None,
     /// An operand of arithmetic or a join: a weight unless it is a single number.
     Weak,
@@ -136,9 +141,16 @@ impl Facts {
         }
         // Behind a weighted operator: decides whether arithmetic is part of the network or of its preprocessing.
         let mut behind_weights = vec![false; n];
+        if let Some(fixed) = &ir.fixed_outside {
+            fixed.iter().for_each(|&id| facts.constant[id] = true);
+            // Images are not prepared in subgraphs.
+            ir.inputs.iter().filter(|&&id| !facts.constant[id]).for_each(|&id| behind_weights[id] = true);
+        }
         for node in &ir.nodes {
             let constant = node.inputs.iter().flatten().all(|&i| facts.constant[i]) && node.op.buffers.is_empty();
-            let weighted = !is_weak(node) && node.op.weights.iter().any(|&w| node.inputs.get(w).copied().flatten().is_some());
+            let weighted = !is_weak(node)
+                && (node.op.weights.iter().any(|&w| node.inputs.get(w).copied().flatten().is_some())
+                    || node.weights.iter().any(|(_, strength)| *strength == Strength::Strong));
             let behind = weighted || node.inputs.iter().flatten().any(|&i| behind_weights[i]);
             for &output in node.outputs.iter().flatten() {
                 facts.constant[output] = constant;
@@ -167,9 +179,12 @@ impl Facts {
                 }
                 let output_constant = node.outputs.iter().flatten().all(|&o| facts.constant[o]);
                 let named = node.op.weights == ALL || node.op.weights.contains(&position);
+                let in_subgraph =
+                    node.weights.iter().filter(|(place, _)| *place == position).map(|(_, strength)| *strength).max();
                 let passes = node.op.differentiable == ALL || node.op.differentiable.contains(&position);
                 let weight = match (output_constant, is_weak(node)) {
                     (true, _) if passes => given,
+                    (false, _) if in_subgraph.is_some() => in_subgraph.unwrap_or(Strength::None),
                     (false, false) if named => Strength::Strong,
                     (false, true) if named && behind => Strength::Weak,
                     _ => Strength::None,

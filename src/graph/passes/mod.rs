@@ -5,3 +5,4 @@ pub mod batch_size;
 pub mod head;
 pub mod quantization;
 pub mod straight_through;
+pub mod subgraph_weights;

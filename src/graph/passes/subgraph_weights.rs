@@ -1,0 +1,93 @@
+//! Weights that are stored inside subgraphs are moved to the main graph, from which the subgraphs read them as they read anything
+//! outside: there each is one trained tensor, however often its subgraph runs.
+
+use std::collections::HashSet;
+
+use crate::graph::body;
+use crate::onnx::proto::attribute_proto::AttributeType;
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+
+/// Moves the constants of these names out of all subgraphs; gives the names that they have then.
+pub fn lift(model: &mut ModelProto, names: &[String]) -> Vec<String> {
+    let Some(graph) = model.graph.as_mut() else { return Vec::new() };
+    let mut taken = HashSet::new();
+    collect_names(graph, &mut taken);
+    let mut lifter = Lifter { wanted: names.iter().map(String::as_str).collect(), taken, lifted: Vec::new() };
+    for node in &mut graph.node {
+        subgraphs_mut(node).for_each(|subgraph| lifter.visit(subgraph));
+    }
+    let lifted = lifter.lifted;
+    let new_names = lifted.iter().map(|tensor| tensor.name.clone()).collect();
+    graph.initializer.extend(lifted);
+    // Older files have to list every initializer among the inputs.
+    model.ir_version = model.ir_version.max(4);
+    new_names
+}
+
+struct Lifter<'a> {
+    wanted: HashSet<&'a str>,
+    taken: HashSet<String>,
+    lifted: Vec<TensorProto>,
+}
+
+impl Lifter<'_> {
+    fn visit(&mut self, graph: &mut GraphProto) {
+        let here: Vec<String> = self.wanted.iter().filter(|name| can_move(graph, name)).map(|name| (*name).to_string()).collect();
+        for name in here {
+            let Some(mut tensor) = take(graph, &name) else { continue };
+            let new = (0..).map(|n| if n == 0 { format!("{name}.lifted") } else { format!("{name}.lifted.{n}") });
+            // There are more numbers than names.
+            let Some(new) = new.into_iter().find(|new| !self.taken.contains(new)) else { continue };
+            rename(graph, &name, &new);
+            self.taken.insert(new.clone());
+            tensor.name = new;
+            self.lifted.push(tensor);
+        }
+        for node in &mut graph.node {
+            subgraphs_mut(node).for_each(|subgraph| self.visit(subgraph));
+        }
+    }
+}
+
+fn subgraphs_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
+    let holds = node.attribute.iter_mut().filter(|attribute| attribute.type_.enum_value_or_default() == AttributeType::GRAPH);
+    holds.filter_map(|attribute| attribute.g.as_mut())
+}
+
+fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
+    names.extend(graph.input.iter().chain(&graph.output).map(|info| info.name.clone()));
+    names.extend(graph.initializer.iter().map(|tensor| tensor.name.clone()));
+    for node in &graph.node {
+        names.extend(node.input.iter().chain(&node.output).cloned());
+        body::subgraphs(node).for_each(|attribute| collect_names(&attribute.g, names));
+    }
+}
+
+/// A subgraph has to produce its outputs itself, and its inputs come from its node.
+fn can_move(graph: &GraphProto, name: &str) -> bool {
+    !graph.output.iter().chain(&graph.input).any(|info| info.name == name)
+}
+
+/// Takes an initializer or the tensor of a `Constant` node out of a graph.
+fn take(graph: &mut GraphProto, name: &str) -> Option<TensorProto> {
+    if let Some(index) = graph.initializer.iter().position(|tensor| tensor.name == name) {
+        return Some(graph.initializer.remove(index));
+    }
+    let is_it = |node: &NodeProto| node.op_type == "Constant" && node.output.iter().any(|output| output == name);
+    let index = graph.node.iter().position(is_it)?;
+    let tensor = graph.node[index].attribute.iter().find(|attribute| attribute.name == "value")?.t.as_ref().cloned()?;
+    graph.node.remove(index);
+    Some(tensor)
+}
+
+/// Lets everything in a graph that reads `old` read `new`, up to subgraphs that have an `old` of their own.
+fn rename(graph: &mut GraphProto, old: &str, new: &str) {
+    for node in &mut graph.node {
+        node.input.iter_mut().filter(|input| *input == old).for_each(|input| *input = new.to_string());
+        for subgraph in subgraphs_mut(node) {
+            if body::free_names(subgraph).contains(old) {
+                rename(subgraph, old, new);
+            }
+        }
+    }
+}
