@@ -11,6 +11,7 @@ pub mod model;
 mod nodes;
 pub mod ops;
 mod options;
+mod order;
 mod params;
 mod passes;
 mod plan;
