@@ -11,7 +11,7 @@ use crate::tensor::{Device, Kind, Tensor};
 /// ONNX's default, which the node leaves out.
 const EPSILON: f64 = 1e-5_f32 as f64;
 
-/// Channels of a smaller share of the largest deviation are silent; their filters stay as they are.
+/// Filters of a smaller share of the largest one's length are as good as gone; they stay as they are.
 const SILENT: f64 = 1e-6;
 
 /// Puts the normalisation that changes nothing at a place.
@@ -27,7 +27,7 @@ pub fn normalise(model: &mut ModelProto, site: &Site, statistics: &Statistics) -
         Ok(tensor.f_reshape([site.channels])?.f_to_kind(Kind::Double)?)
     };
     let (bias, scale, shift) = (double(&site.bias, 0.0)?, double(&site.scale, 1.0)?, double(&site.shift, 0.0)?);
-    let divisor = divide_filters(graph, site, statistics)?;
+    let divisor = resize_filters(graph, site)?;
     // What is normalised is the convolution without its bias, divided.
     let mean = statistics.mean.f_sub(&bias)?.f_div(&divisor)?;
     let variance = statistics.variance.f_div(&divisor.f_square()?)?;
@@ -54,20 +54,28 @@ fn constant(graph: &GraphProto, name: &str) -> Result<Tensor> {
     from_proto(nodes::constant(graph, name).ok_or_else(|| Error::unexpected(format!("the constant '{name}' is gone")))?)
 }
 
-/// Divides the filters in front by what their outputs deviate, if they are this convolution's alone. Gives the divisors.
-fn divide_filters(graph: &mut GraphProto, site: &Site, statistics: &Statistics) -> Result<Tensor> {
-    let ones = statistics.variance.f_ones_like()?;
-    let conv = graph.node.iter().find(|node| site.behind_conv && node.output.first() == Some(&site.x));
-    let Some(weight) = conv.and_then(|node| node.input.get(1)).cloned() else { return Ok(ones) };
+/// Gives filters into which a normalisation was folded the length that they are likely to have had, if they are this convolution's
+/// alone. Gives what each was divided by.
+fn resize_filters(graph: &mut GraphProto, site: &Site) -> Result<Tensor> {
+    let ones = Tensor::f_ones([site.channels], (Kind::Double, Device::Cpu))?;
+    // Behind a convolution that was left as it was, the normalisation was written as a product and a sum.
+    let conv = graph.node.iter().find(|node| site.behind_conv && site.scale.is_none() && node.output.first() == Some(&site.x));
+    let Some(conv) = conv else { return Ok(ones) };
+    let groups = nodes::int_of(conv, "group").unwrap_or(1);
+    let Some(weight) = conv.input.get(1).cloned() else { return Ok(ones) };
     let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == weight).count();
     let stored = graph.initializer.iter_mut().find(|tensor| tensor.name == weight).filter(|_| readers == 1);
     let Some(stored) = stored else { return Ok(ones) };
-    let deviation = statistics.variance.f_sqrt()?;
-    let speaks = deviation.f_gt_tensor(&deviation.f_max()?.f_mul_scalar(SILENT)?)?;
-    let divisor = deviation.f_where_self(&speaks, &ones)?;
     let filters = from_proto(stored)?;
-    let divided = filters.f_to_kind(Kind::Double)?.f_div(&divisor.f_reshape([-1, 1, 1, 1])?)?;
-    *stored = to_proto(&weight, &divided.f_to_kind(filters.f_kind()?)?)?;
+    let shape = filters.size();
+    let (Some(&outputs), Some(&inputs)) = (shape.first(), shape.get(1)) else { return Ok(ones) };
+    let likely = (2.0 * inputs as f64 * groups as f64 / outputs as f64).sqrt();
+    let wide = filters.f_to_kind(Kind::Double)?;
+    let lengths = wide.f_flatten(1, -1)?.f_square()?.f_sum_dim_intlist(1, false, Kind::Double)?.f_sqrt()?;
+    let is_filter = lengths.f_gt_tensor(&lengths.f_max()?.f_mul_scalar(SILENT)?)?;
+    let divisor = lengths.f_div_scalar(likely)?.f_where_self(&is_filter, &ones)?;
+    let resized = wide.f_div(&divisor.f_reshape([-1, 1, 1, 1])?)?;
+    *stored = to_proto(&weight, &resized.f_to_kind(filters.f_kind()?)?)?;
     Ok(divisor)
 }
 
