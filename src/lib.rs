@@ -4,13 +4,14 @@
 //! CMIRA ([`attack`]): an attack model pretrained on a probing set and the unlearned model teach each other until the
 //! forgotten class memberships come back. A module uses only what stands to its left:
 //!
-//! `error, tensor, yaml -> onnx -> graph -> nets | data -> check | train -> unlearn | attack -> metrics -> report -> harness -> cli`
+//! `error, files, tensor, yaml -> onnx -> graph -> nets | data -> check | train -> unlearn | attack -> metrics -> report -> harness -> cli`
 
 pub mod attack;
 pub mod check;
 pub mod cli;
 pub mod data;
 pub mod error;
+pub mod files;
 pub mod graph;
 pub mod harness;
 pub mod metrics;

@@ -12,6 +12,7 @@ pub use tch::kind::Element;
 pub use tch::{Device, Kind, NoGradGuard, Reduction, TchError, Tensor};
 
 use crate::error::{Error, Place, Result};
+use crate::files::Staged;
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -234,10 +235,5 @@ pub fn derive_seed(seed: u64, purpose: &str, index: u64) -> u64 {
 pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let host = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?) };
     let tensors: Vec<(String, Tensor)> = tensors.iter().map(|(n, t)| Ok((n.clone(), host(t)?))).collect::<Result<_>>()?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(|error| Error::io(folder, &error))?;
-    Tensor::write_safetensors(&tensors, file.path()).at(|| path.display())?;
-    file.as_file().sync_all().map_err(|error| Error::io(path, &error))?;
-    file.persist(path).map_err(|error| Error::io(path, &error.error))?;
-    Ok(())
+    Staged::with_path(path, |hidden, _| Tensor::write_safetensors(&tensors, hidden).at(|| path.display()))?.appear()
 }

@@ -77,6 +77,10 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
             found.missing.push(param.name.clone());
             continue;
         }
+        // A parameter of no numbers has nothing to learn.
+        if gradient.numel() == 0 {
+            continue;
+        }
         let largest = gradient.f_abs()?.f_max()?.f_to_device(Device::Cpu)?.f_double_value(&[])?;
         if !largest.is_finite() {
             found.non_finite.push(param.name.clone());

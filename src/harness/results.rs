@@ -9,6 +9,7 @@ use crate::attack::{AttackSettings, Course, Iteration, Variant};
 use crate::check::Parity;
 use crate::data::{Adapter, ImageSet, Problem};
 use crate::error::{Error, Result, readable};
+use crate::files;
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome, VariantOutcome};
 use crate::metrics::{accuracy, interval, polygon, recovery};
@@ -208,7 +209,7 @@ pub fn add_control(results: &Path, summary: &mut Summary, control: &Summary) -> 
 fn finish(results: &Path, summary: &Summary) -> Result<()> {
     tables::write_all(results, &summary.records)?;
     let json = serde_json::to_vec_pretty(summary).map_err(Error::unexpected)?;
-    csv::write_bytes(&results.join("run.json"), &json)
+    files::write(&results.join("run.json"), &json)
 }
 
 fn provenance(audit: &Audit, device: Device) -> Result<Provenance> {

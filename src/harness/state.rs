@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::attack::sets::Predictions;
 use crate::attack::{Course, Iteration};
 use crate::error::{Error, Place, Result};
+use crate::files;
 use crate::graph::{Model, State};
 use crate::tensor::{Tensor, write_safetensors};
 
@@ -60,7 +61,7 @@ impl Store {
                 );
                 return Err(error.at(results.display()).help("choose another --out, or delete the folder"));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => write(&file, identity.as_bytes())?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => files::write(&file, identity.as_bytes())?,
             Err(error) => return Err(Error::io(&file, &error)),
         }
         Ok(Store { folder })
@@ -101,7 +102,7 @@ impl Store {
             return Ok(());
         }
         let bytes = std::fs::read(&other).map_err(|e| Error::io(&other, &e))?;
-        write(&own, &bytes)
+        files::write(&own, &bytes)
     }
 
     /// Stores the course of a variant with both models: one file, so that they always belong together.
@@ -118,7 +119,7 @@ impl Store {
             best: StoredPredictions::of(&course.best),
         };
         let json = serde_json::to_vec(&stored).map_err(Error::unexpected)?;
-        write(&self.course_file(variant), &json)?;
+        files::write(&self.course_file(variant), &json)?;
         // The course now names these models; the ones before it are of no more use.
         for old in ["attack", "unlearned"].map(|model| self.model_file(&format!("{variant}.{}.{model}", number - 1))) {
             if old.exists() {
@@ -163,15 +164,6 @@ impl Store {
     fn course_file(&self, variant: &str) -> PathBuf {
         self.folder.join(format!("{variant}.course.json"))
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, &e))?;
-    file.persist(path).map_err(|e| Error::io(path, &e.error))?;
-    Ok(())
 }
 
 fn read_tensors(path: &Path) -> Result<Vec<(String, Tensor)>> {

@@ -12,6 +12,7 @@ use super::proto::tensor_proto::DataLocation;
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
 use super::walk;
 use crate::error::{Error, Place, Result};
+use crate::files::Staged;
 
 /// Protobuf's own maximum for one message.
 const MAX_BYTES: u64 = i32::MAX as u64;
@@ -24,7 +25,8 @@ const MAX_BYTES: u64 = i32::MAX as u64;
 /// ([`embed_external_data`](super::OnnxFile::embed_external_data)).
 /// Unsupported where the model takes 2 GiB or more, which no ONNX file can; Unexpected where the disk does not cooperate.
 pub fn save(model: &ModelProto, path: &Path) -> Result<()> {
-    save_checked(model, path).at(|| path.display())
+    admissible(model).at(|| path.display())?;
+    staged(model, path)?.appear()
 }
 
 /// Writes the model with its larger tensors in one file beside it, named like it with `.data` behind. Both are on the disk before
@@ -40,18 +42,22 @@ pub fn save_with_data(mut model: ModelProto, path: &Path) -> Result<()> {
         if let Some(graph) = model.graph.as_mut() {
             graph.initializer.iter_mut().for_each(|tensor| externalise(tensor, &location, &mut data));
         }
-        size(&model)?;
+        size(&model).at(|| path.display())?;
         let beside = path.with_file_name(&location);
-        let values = stage(&beside, |file| file.write_all(&data))?;
-        let graph = stage(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))?;
+        let values = Staged::new(&beside, |file| file.write_all(&data))?;
+        let graph = staged(&model, path)?;
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot_write(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(path, &error)),
             _ => {}
         }
-        appear(values, &beside)?;
-        appear(graph, path)
+        values.appear()?;
+        graph.appear()
     };
-    write().at(|| path.display())
+    write()
+}
+
+fn staged(model: &ModelProto, path: &Path) -> Result<Staged> {
+    Staged::new(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))
 }
 
 /// Bytes that a tensor needs to be worth a place in the file of data.
@@ -85,51 +91,13 @@ pub fn annotate(model: &mut ModelProto, notes: &[(&str, &str)]) {
     }));
 }
 
-fn save_checked(model: &ModelProto, path: &Path) -> Result<()> {
+fn admissible(model: &ModelProto) -> Result<()> {
     size(model)?;
     let external = |tensor: &&TensorProto| tensor.data_location.enum_value() == Ok(DataLocation::EXTERNAL);
     if let Some(tensor) = walk::tensors(model).into_iter().find(external) {
         return Err(Error::unexpected(format!("tensor {} still refers to external data", quoted(&tensor.name))));
     }
-    appear(stage(path, |file| model.write_to_writer(file).map_err(std::io::Error::other))?, path)
-}
-
-fn cannot_write(error: std::io::Error) -> Error {
-    Error::unexpected(format!("cannot write the model: {error}"))
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Brings all of a file onto the disk, under a name of its own beside `path`.
-fn stage(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".onnx-").suffix(".partial");
-    // A temporary file is private by default; this one becomes a file like any other, with the user's umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(directory_of(path)).map_err(cannot_write)?;
-    write(file.as_file_mut()).map_err(cannot_write)?;
-    file.as_file().sync_all().map_err(cannot_write)?;
-    Ok(file)
-}
-
-/// Gives a staged file its name.
-fn appear(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
-    file.persist(path).map_err(|error| cannot_write(error.error))?;
-    sync_directory(directory_of(path));
     Ok(())
-}
-
-/// Makes the new name survive a power cut. Some file systems cannot; the file itself is whole in any case.
-fn sync_directory(directory: &Path) {
-    #[cfg(unix)]
-    if let Ok(directory) = std::fs::File::open(directory) {
-        let _ = directory.sync_all();
-    }
-    #[cfg(not(unix))]
-    let _ = directory;
 }
 
 /// SHA-256 in hexadecimal and size in bytes of the file that [`save`] would write.

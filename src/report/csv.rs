@@ -1,10 +1,10 @@
 //! Writing CSV: whole files or none, the same bytes for the same numbers, and nothing that a spreadsheet would run.
 
 use std::borrow::Cow;
-use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Writes a table so that either the old or the new file is there, never half of one. All rows need the header's length.
 ///
@@ -18,20 +18,7 @@ pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<()> {
         writer.write_record(row).map_err(failed)?;
     }
     let bytes = writer.into_inner().map_err(|e| Error::unexpected(e.to_string()).at(path.display()))?;
-    write_bytes(path, &bytes)
-}
-
-/// Writes any bytes so that either the old or the new file is there.
-///
-/// # Errors
-/// As [`write()`].
-pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, &e))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, &e))?;
-    file.persist(path).map_err(|e| Error::io(path, &e.error))?;
-    Ok(())
+    files::write(path, &bytes)
 }
 
 /// A text cell. Text that a spreadsheet would take as a formula (a leading `=`, `+`, `-`, `@`, tab or carriage return) gets an apostrophe.

@@ -8,9 +8,9 @@ use crate::check::{self, Check};
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::data::Batches;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::graph::Model;
 use crate::onnx;
-use crate::report;
 use crate::tensor::Device;
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,7 @@ fn inspect(args: &Args) -> Result<Check> {
     let (check, model) = inspect_model(args)?;
     if let (Some(path), Some(model)) = (&args.dot, model) {
         let file = onnx::read(&args.model, &args.reading.limits()?)?;
-        report::csv::write_bytes(path, check::draw::dot(&file.model, &model)?.as_bytes())?;
+        files::write(path, check::draw::dot(&file.model, &model)?.as_bytes())?;
     }
     Ok(check)
 }

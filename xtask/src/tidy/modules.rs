@@ -5,6 +5,7 @@ use super::rust::{Token, tokens};
 /// The modules of `src/` from left to right. Those that share a place know nothing of each other.
 const ORDER: &[&[&str]] = &[
     &["error"],
+    &["files"],
     &["tensor"],
     &["yaml"],
     &["onnx"],

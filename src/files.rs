@@ -1,0 +1,102 @@
+//! Files that appear whole or not at all.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Writes bytes so that either the old file or the new one is there, never half of one. The folder is made if it is not there.
+///
+/// # Errors
+/// Unexpected, naming the file or folder, when the folder is not writable or the disk is full.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = folder_of(path);
+    std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+    Staged::new(path, |file| file.write_all(bytes))?.appear()
+}
+
+/// A file that is on the disk with all that is in it, under a hidden name of its own beside the one that it will have. It goes if it
+/// does not [appear](Staged::appear).
+pub struct Staged {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Lets `fill` write the file.
+    ///
+    /// # Errors
+    /// Unexpected, naming the file, where the disk does not cooperate.
+    pub fn new(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<Staged> {
+        Staged::with_path(path, |_, file| fill(file).map_err(|error| Error::io(path, &error)))
+    }
+
+    /// As [`new`](Self::new), for a library that wants the hidden file's path.
+    ///
+    /// # Errors
+    /// Those of `fill` as well.
+    pub fn with_path(path: &Path, fill: impl FnOnce(&Path, &mut File) -> Result<()>) -> Result<Staged> {
+        let failed = |error: std::io::Error| Error::io(path, &error);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".cmira-").suffix(".partial");
+        // A temporary file is private by default; this one becomes a file like any other, with the user's umask.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder_of(path)).map_err(failed)?;
+        let hidden = file.path().to_path_buf();
+        fill(&hidden, file.as_file_mut())?;
+        file.as_file().sync_all().map_err(failed)?;
+        Ok(Staged { file, path: path.to_path_buf() })
+    }
+
+    /// Gives the file its name, in place of what had it.
+    ///
+    /// # Errors
+    /// Unexpected, naming the file.
+    pub fn appear(self) -> Result<()> {
+        let Staged { file, path } = self;
+        file.persist(&path).map_err(|error| Error::io(&path, &error.error))?;
+        // Makes the new name survive a power cut. Some file systems cannot; the file itself is whole in any case.
+        #[cfg(unix)]
+        if let Ok(folder) = File::open(folder_of(&path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_fails_leaves_the_old_file_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inner/file");
+        write(&path, b"old").unwrap();
+        assert!(Staged::new(&path, |_| Err(std::io::Error::other("no more room"))).is_err());
+        drop(Staged::new(&path, |file| file.write_all(b"new")).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path().join("inner")).unwrap().count(), 1);
+        write(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_can_be_read_by_whom_the_umask_lets() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
+        write(&ours, b"").unwrap();
+        std::fs::write(&plain, b"").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
+}
