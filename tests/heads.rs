@@ -5,10 +5,11 @@ mod common;
 
 use std::path::Path;
 
+use cmira::data::draw::{DrawOptions, draw};
 use cmira::graph::{Mode, Model};
 use cmira::onnx::proto::attribute_proto::AttributeType;
 use cmira::onnx::proto::tensor_proto::DataType;
-use cmira::onnx::proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+use cmira::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 use cmira::tensor::{Device, Kind, Tensor};
 use common::{Folder, classifier, cmira, model, node, text, value, weight, weights};
 
@@ -150,43 +151,101 @@ fn the_scores_behind_an_arg_max_are_trained() {
     assert_eq!(found["import"]["unused_outputs"].to_string(), r#"["label"]"#);
 }
 
-/// scikit-learn's exporter: a label, made by operators that are not supported, and a map from labels to probabilities.
-#[test]
-fn labels_beside_a_map_of_scores_do_not_stand_in_the_way() {
-    let folder = Folder::new();
-    let mut nodes = small();
-    nodes.last_mut().unwrap().output[0] = "z".into();
+/// What scikit-learn's exporter writes behind logits `z`: a label, made by operators that are not supported, and a map from labels to
+/// probabilities.
+fn with_labels(mut nodes: Vec<NodeProto>, names: &[String]) -> ModelProto {
     nodes.push(node("Softmax", &["z"], "p", &[("axis", 1)]));
     nodes.push(node("ArgMax", &["p"], "index", &[("axis", 1)]));
-    let names = (0..10).map(|i| format!("class {i}").into_bytes()).collect();
-    let strings = |name: &str, strings: Vec<Vec<u8>>| AttributeProto {
+    let strings = |name: &str| AttributeProto {
         name: name.into(),
         type_: AttributeType::STRINGS.into(),
-        strings,
+        strings: names.iter().map(|name| name.clone().into_bytes()).collect(),
         ..Default::default()
     };
     let ml = |node: NodeProto, attribute| NodeProto { domain: "ai.onnx.ml".into(), attribute: vec![attribute], ..node };
-    let keys: Vec<i64> = (0..10).collect();
-    let mut encoder = ml(node("LabelEncoder", &["index"], "label", &[]), strings("values_strings", names));
+    let mut encoder = ml(node("LabelEncoder", &["index"], "label", &[]), strings("values_strings"));
     encoder.attribute.push(AttributeProto {
         name: "keys_int64s".into(),
         type_: AttributeType::INTS.into(),
-        ints: keys,
+        ints: (0..10).collect(),
         ..Default::default()
     });
     nodes.push(encoder);
-    let names = (0..10).map(|i| format!("class {i}").into_bytes()).collect();
-    nodes.push(ml(node("ZipMap", &["p"], "map", &[]), strings("classlabels_strings", names)));
+    nodes.push(ml(node("ZipMap", &["p"], "map", &[]), strings("classlabels_strings")));
     let mut map = ValueInfoProto { name: "map".into(), ..Default::default() };
     let element = map.type_.mut_or_insert_default().mut_sequence_type().elem_type.mut_or_insert_default().mut_map_type();
     element.key_type = DataType::STRING as i32;
     element.value_type.mut_or_insert_default().mut_tensor_type().elem_type = DataType::FLOAT as i32;
     let mut model = model(graph(nodes, images(), vec![value("label", DataType::STRING, &[-1, 1]), map]));
     model.opset_import.push(OperatorSetIdProto { domain: "ai.onnx.ml".into(), version: 3, ..Default::default() });
-    let (code, found, stderr) = check(&folder.save_model(model), &[]);
+    model
+}
+
+#[test]
+fn labels_beside_a_map_of_scores_do_not_stand_in_the_way() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes.last_mut().unwrap().output[0] = "z".into();
+    let names: Vec<String> = (0..10).map(|i| format!("class {i}")).collect();
+    let (code, found, stderr) = check(&folder.save_model(with_labels(nodes, &names)), &[]);
     assert_eq!(code, 0, "{stderr}");
     assert!(agrees(&found), "{found}");
     assert_eq!(found["import"]["labels"][3], "class 3");
+}
+
+/// Folders are told apart by the labels in the file, whose order is not that of the alphabet.
+#[test]
+fn labels_in_the_file_name_the_classes_of_an_audit() {
+    let folder = Folder::new();
+    let options = DrawOptions { train_per_class: 2, test_per_class: 2, ..DrawOptions::default() };
+    draw(&folder.path("drawn"), &options, &mut |_| ()).expect("images can be drawn");
+    let folders = std::fs::read_dir(folder.path("drawn/train")).expect("just made");
+    let mut names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names.rotate_left(4);
+    let mut nodes = small();
+    nodes.last_mut().unwrap().output[0] = "all".into();
+    nodes.push(node("Add", &["all", "favour"], "z", &[]));
+    let mut proto = with_labels(nodes, &names);
+    let favour: Vec<f32> = (0..10).map(|class| if class == 3 { 20.0 } else { 0.0 }).collect();
+    let favour = cmira::onnx::to_proto("favour", &Tensor::from_slice(&favour)).unwrap();
+    proto.graph.as_mut().unwrap().initializer.push(favour);
+    let path = folder.save_model(proto);
+    std::fs::write(folder.path("settings.yaml"), "{backbone: resnet8, head_width: 8, variant: P, pretrain: {epochs: 1}}")
+        .unwrap();
+
+    let (forget, probe, out) = (folder.path("drawn/train"), folder.path("drawn/test"), folder.path("out"));
+    let settings = folder.path("settings.yaml");
+    let (code, _, stderr) = cmira(&[
+        "audit",
+        "--model",
+        text(&path),
+        "--forget",
+        text(&forget),
+        "--probe",
+        text(&probe),
+        "--out",
+        text(&out),
+        "--settings",
+        text(&settings),
+        "--device",
+        "cpu",
+        "--quiet",
+    ]);
+    assert_eq!(code, 0, "{stderr}");
+    let mut predictions = csv::Reader::from_path(folder.path("out/predictions.csv")).unwrap();
+    let header = predictions.headers().unwrap().clone();
+    let column = |name: &str| header.iter().position(|column| column == name).unwrap();
+    let (unlearned, truth) = (column("unlearned_label"), column("truth"));
+    let rows: Vec<csv::StringRecord> = predictions.records().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), 20);
+    assert!(rows.iter().all(|row| row[unlearned] == names[3]), "{rows:?}");
+    assert!(rows.iter().all(|row| row[0].contains(&row[truth])), "{rows:?}");
+    let mut results = csv::Reader::from_path(folder.path("out/results.csv")).unwrap();
+    let header = results.headers().unwrap().clone();
+    let acc_u = header.iter().position(|column| column == "acc_u").unwrap();
+    let first = results.records().next().unwrap().unwrap();
+    assert_eq!(first[acc_u].parse::<f64>().unwrap(), 10.0, "one class of ten is always right");
 }
 
 #[test]
