@@ -295,8 +295,8 @@ impl Reader<'_> {
         let op = ops::find(&proto.domain, &proto.op_type, opset)?;
         let given = proto.input.iter().rposition(|i| !i.is_empty()).map_or(0, |last| last + 1);
         if given < op.min_inputs || given > op.max_inputs {
-            let (least, most) = (op.min_inputs, op.max_inputs);
-            return Err(Error::malformed(format!("has {given} inputs where {} takes {least} to {most}", op.name)));
+            let most = if op.max_inputs == usize::MAX { "or more".to_string() } else { format!("to {}", op.max_inputs) };
+            return Err(Error::malformed(format!("has {given} inputs where {} takes {} {most}", op.name, op.min_inputs)));
         }
         let wanted = proto.output.iter().rposition(|o| !o.is_empty()).map_or(0, |last| last + 1);
         if wanted > op.max_outputs {

@@ -1,11 +1,21 @@
 //! Products and normalisations with what stood around them.
 
-use super::{Writer, attribute, float_attribute, float_or, input, int_attribute, only, only_outputs, optional, without};
+use super::{Writer, attribute, float_attribute, float_or, input, int_attribute, int_or, only, only_outputs, optional, without};
 use crate::error::{Error, Result};
+use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{AttributeProto, NodeProto};
+
+/// Whether a node is a normalisation that ONNX Runtime's optimiser writes into the standard domain of opsets that do not have it.
+pub fn is_early_norm(node: &NodeProto, opset: i64) -> bool {
+    let standard = matches!(node.domain.as_str(), "" | "ai.onnx");
+    standard && (node.op_type == "SimplifiedLayerNormalization" || (node.op_type == "LayerNormalization" && opset < 17))
+}
 
 /// Whether the node was one of these, and was replaced.
 pub fn replace(writer: &mut Writer<'_>, node: &NodeProto) -> Result<bool> {
+    if is_early_norm(node, writer.opset) {
+        return early_norm(writer, node);
+    }
     if node.domain != super::DOMAIN {
         return Ok(false);
     }
@@ -78,7 +88,6 @@ fn activate(writer: &mut Writer<'_>, node: &NodeProto, y: &str, parameters: &[f3
 
 /// `LayerNormalization(input + skip + bias)`, and that sum as the fourth output.
 fn skip_norm(writer: &mut Writer<'_>, node: &NodeProto, simplified: bool) -> Result<()> {
-    let (norm, since) = if simplified { ("RMSNormalization", 23) } else { ("LayerNormalization", 17) };
     only(node, &["epsilon"], if simplified { 4 } else { 5 })?;
     if node.output.iter().skip(1).take(2).any(|output| !output.is_empty()) {
         return Err(Error::unsupported(format!("the statistics that com.microsoft.{} gives are not supported", node.op_type)));
@@ -96,31 +105,66 @@ fn skip_norm(writer: &mut Writer<'_>, node: &NodeProto, simplified: bool) -> Res
         sum = wanted;
     }
     let shift = optional(node, 3).filter(|_| !simplified);
-    let mut inputs = vec![sum.as_str(), input(node, 2)?];
-    inputs.extend(shift);
-    let epsilon = float_or(node, "epsilon", 1e-12);
+    normalise(
+        writer,
+        &Norm { x: &sum, scale: input(node, 2)?, shift, epsilon: float_or(node, "epsilon", 1e-12), simplified },
+        &output,
+    )
+}
+
+/// Over the last axis, in single or double precision; others stay as they are, as which they run.
+fn early_norm(writer: &mut Writer<'_>, node: &NodeProto) -> Result<bool> {
+    let scale = input(node, 1)?;
+    let kind = writer.known(scale).map(|tensor| tensor.data_type);
+    let precise = kind.is_some_and(|kind| [DataType::FLOAT as i32, DataType::DOUBLE as i32].contains(&kind));
+    let statistics = node.output.iter().skip(1).any(|output| !output.is_empty());
+    if int_or(node, "axis", -1) != -1 || !precise || statistics {
+        return Ok(false);
+    }
+    let simplified = node.op_type == "SimplifiedLayerNormalization";
+    let shift = optional(node, 2).filter(|_| !simplified);
+    let output = writer.base.clone();
+    normalise(writer, &Norm { x: input(node, 0)?, scale, shift, epsilon: float_or(node, "epsilon", 1e-5), simplified }, &output)?;
+    Ok(true)
+}
+
+/// A normalisation of `x` over its last axis.
+struct Norm<'a> {
+    x: &'a str,
+    scale: &'a str,
+    shift: Option<&'a str>,
+    epsilon: f32,
+    /// Without the mean.
+    simplified: bool,
+}
+
+fn normalise(writer: &mut Writer<'_>, norm: &Norm<'_>, output: &str) -> Result<()> {
+    let Norm { x, scale, shift, epsilon, simplified } = *norm;
+    let (operator, since) = if simplified { ("RMSNormalization", 23) } else { ("LayerNormalization", 17) };
     if writer.opset >= since {
-        writer.last(norm, &inputs, &output, vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)]);
+        let mut inputs = vec![x, scale];
+        inputs.extend(shift);
+        writer.last(operator, &inputs, output, vec![int_attribute("axis", -1), float_attribute("epsilon", epsilon)]);
         return Ok(());
     }
     // Before ONNX had the operator.
     let centred = if simplified {
-        sum.clone()
+        x.to_string()
     } else {
-        let mean = writer.mean(&sum)?;
-        writer.node("Sub", &[&sum, &mean], vec![])
+        let mean = writer.mean(x)?;
+        writer.node("Sub", &[x, &mean], vec![])
     };
     let squares = writer.node("Mul", &[&centred, &centred], vec![]);
     let variance = writer.mean(&squares)?;
-    let epsilon = writer.number(epsilon, input(node, 2)?)?;
+    let epsilon = writer.number(epsilon, scale)?;
     let variance = writer.node("Add", &[&variance, &epsilon], vec![]);
     let deviation = writer.node("Sqrt", &[&variance], vec![]);
     let normal = writer.node("Div", &[&centred, &deviation], vec![]);
     match shift {
-        None => writer.last("Mul", &[&normal, input(node, 2)?], &output, vec![]),
+        None => writer.last("Mul", &[&normal, scale], output, vec![]),
         Some(shift) => {
-            let scaled = writer.node("Mul", &[&normal, input(node, 2)?], vec![]);
-            writer.last("Add", &[&scaled, shift], &output, vec![]);
+            let scaled = writer.node("Mul", &[&normal, scale], vec![]);
+            writer.last("Add", &[&scaled, shift], output, vec![]);
         }
     }
     Ok(())

@@ -50,15 +50,19 @@ pub(crate) const REPLACED: &[&str] = &[
 /// # Errors
 /// Unsupported, for settings that are not known; Malformed, for nodes that lack what they need.
 pub fn replace(file: &mut OnnxFile) -> Result<BTreeMap<String, usize>> {
+    let opsets = file.model.opset_import.iter();
+    let opset = opsets.filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max().unwrap_or(1);
     let concerned = |node: &NodeProto| {
-        (node.domain == DOMAIN && REPLACED.contains(&node.op_type.as_str())) || quantised::is_standard_one(node)
+        (node.domain == DOMAIN && REPLACED.contains(&node.op_type.as_str()))
+            || quantised::is_standard_one(node)
+            || fused::is_early_norm(node, opset)
     };
     if !file.model.graph.node.iter().any(concerned) {
         return Ok(BTreeMap::new());
     }
     // The file stays at hand for the values of what it keeps beside it.
     let mut graph = file.model.graph.take().unwrap_or_default();
-    let counts = rewrite(file, &mut graph, concerned);
+    let counts = rewrite(file, &mut graph, opset, concerned);
     file.model.graph = Some(graph).into();
     let counts = counts?;
     if !counts.is_empty() {
@@ -68,16 +72,19 @@ pub fn replace(file: &mut OnnxFile) -> Result<BTreeMap<String, usize>> {
     Ok(counts)
 }
 
-fn rewrite(file: &OnnxFile, graph: &mut GraphProto, concerned: impl Fn(&NodeProto) -> bool) -> Result<BTreeMap<String, usize>> {
+fn rewrite(
+    file: &OnnxFile,
+    graph: &mut GraphProto,
+    opset: i64,
+    concerned: impl Fn(&NodeProto) -> bool,
+) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
-    let opsets = file.model.opset_import.iter();
-    let opset = opsets.filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max();
     let scales = quantised::taken_over(graph);
     let mut taken: HashSet<String> = graph.initializer.iter().map(|tensor| tensor.name.clone()).collect();
     taken.extend(graph.input.iter().map(|input| input.name.clone()));
     taken.extend(graph.node.iter().flat_map(|node| node.output.clone()));
     let nodes = std::mem::take(&mut graph.node);
-    let mut writer = Writer { file, graph, scales, opset: opset.unwrap_or(1), base: String::new(), count: 0, taken };
+    let mut writer = Writer { file, graph, scales, opset, base: String::new(), count: 0, taken };
     for (place, node) in nodes.into_iter().enumerate() {
         writer.base = node.output.iter().find(|output| !output.is_empty()).cloned().unwrap_or_default();
         writer.count = 0;
