@@ -64,6 +64,51 @@ fn channels_last_is_seen_from_the_shape() {
     assert_eq!(model.image_shape(), [Some(3), Some(32), Some(24)]);
 }
 
+/// Deployed models take bytes and scale them inside.
+#[test]
+fn images_as_bytes_are_trained_on_as_floats() {
+    let folder = Folder::new();
+    let mut nodes = small();
+    nodes[0].input[0] = "scaled".into();
+    let cast = node("Cast", &["turned"], "floats", &[("to", DataType::FLOAT as i64)]);
+    nodes.splice(0..0, [transpose("images", "turned", &[0, 3, 1, 2]), cast, node("Mul", &["floats", "small"], "scaled", &[])]);
+    let mut initializer = weights(Kind::Float);
+    initializer.push(cmira::onnx::to_proto("small", &Tensor::from_slice(&[1.0_f32 / 255.0])).unwrap());
+    for kind in [DataType::UINT8, DataType::INT32] {
+        let input = value("images", kind, &[-1, 32, 32, 3]);
+        let path = folder.save(nodes.clone(), input, DataType::FLOAT, initializer.clone());
+        let (code, found, stderr) = check(&path, &[]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(agrees(&found), "{found}");
+        assert!(found["repairs"].to_string().contains("whole numbers"), "{found}");
+
+        let (_, suggested, _) = cmira(&["check", text(&path), "--suggest"]);
+        assert!(suggested.contains("  scale: 1\n"), "{suggested}");
+        std::fs::write(folder.path("bytes.yaml"), "input: {scale: 1}").unwrap();
+        draw(
+            &folder.path("drawn"),
+            &DrawOptions { train_per_class: 1, test_per_class: 1, ..DrawOptions::default() },
+            &mut |_| (),
+        )
+        .expect("images can be drawn");
+        let images = folder.path("drawn/test");
+        let (code, found, stderr) = check(&path, &["--images", text(&images), "--adapter", text(&folder.path("bytes.yaml"))]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(found["images"]["max_rel"].as_f64().is_some_and(|error| error < 1e-5), "{found}");
+        // Without an adapter, bytes would be made small twice.
+        let (code, _, stderr) = cmira(&["check", text(&path), "--images", text(&images)]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("scale: 1"), "{stderr}");
+    }
+    // Arithmetic on bytes is another function than that on floats.
+    nodes[1] = node("Div", &["turned", "two"], "halves", &[]);
+    nodes.insert(2, node("Cast", &["halves"], "floats", &[("to", DataType::FLOAT as i64)]));
+    initializer.push(cmira::onnx::to_proto("two", &Tensor::from_slice(&[2_u8])).unwrap());
+    let path = folder.save(nodes, value("images", DataType::UINT8, &[-1, 32, 32, 3]), DataType::FLOAT, initializer);
+    let (code, _, stderr) = cmira(&["check", text(&path)]);
+    assert_eq!(code, 4, "{stderr}");
+}
+
 /// A row of numbers can be an image in two orders, which give different scores: somebody has to say which.
 #[test]
 fn rows_need_to_be_told_how_they_hold_an_image() {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::check::parity::random_images;
+use crate::check::parity::images_for;
 use crate::error::{Error, Result};
 use crate::graph::{Mode, Model};
 use crate::tensor::{Device, Kind, Tensor, deep_copy, no_grad, seed_libtorch};
@@ -57,7 +57,7 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
     }
     let mode = if trial.shared.fixed_batch.is_some() { Mode::Eval } else { Mode::Train };
     let batch = 4;
-    let images = random_images(&[batch, image[0], image[1], image[2]])?.f_to_device(trial.device())?;
+    let images = images_for(&trial, &[batch, image[0], image[1], image[2]])?.f_to_device(trial.device())?;
     let labels: Vec<i64> = (0..batch).map(|i| i % i64::try_from(trial.classes().max(1)).unwrap_or(1)).collect();
     let labels = Tensor::f_from_slice(&labels)?.f_to_device(trial.device())?;
     let loss_of = |model: &Model| -> Result<Tensor> {

@@ -161,13 +161,13 @@ pub fn check(
     let report = model.report().clone();
     let [c, h, w] = known_shape(&model, options, images).at(|| path.display().to_string())?;
     // ONNX Runtime is opened by files only that have proved to run: its own faults can end the process.
-    let one = parity::random_images(&[1, c, h, w])?.f_to_device(device)?;
+    let one = parity::images_for(&model, &[1, c, h, w])?.f_to_device(device)?;
     let _ = model.output(&one).at(|| path.display().to_string())?;
     let mut witness = Witness::open(path, model.report())?;
     let mut batches = BTreeMap::new();
     let mut parity: Option<Parity> = None;
     for batch in BATCHES {
-        let random = parity::random_images(&[batch, c, h, w])?;
+        let random = parity::images_for(&model, &[batch, c, h, w])?;
         let compared = parity::compare(&model, &mut witness, &random).at(|| format!("batch of {batch}"));
         let one = compared.at(|| path.display())?;
         batches.insert(batch.to_string(), one.max_rel);

@@ -78,6 +78,15 @@ pub fn random_images(shape: &[i64]) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(&values)?.f_view(shape)?)
 }
 
+/// [Random images](random_images) as a model takes them: bytes, where its file takes whole numbers.
+pub fn images_for(model: &Model, shape: &[i64]) -> Result<Tensor> {
+    let images = random_images(shape)?;
+    if !model.report().whole_numbers {
+        return Ok(images);
+    }
+    Ok(images.f_mul_scalar(64.0)?.f_add_scalar(128.0)?.f_round()?.f_clamp(0.0, 255.0)?)
+}
+
 /// Runs both on the same images and compares the file's first output.
 ///
 /// # Errors

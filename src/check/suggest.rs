@@ -31,7 +31,7 @@ pub fn adapter(model: &Model) -> String {
         line(format!("  layout: {}", layout.trim()));
     }
     let graph = model.shared.skeleton.graph.get_or_default();
-    match inside(graph) {
+    match if report.whole_numbers { Preprocessing::TakesBytes } else { inside(graph) } {
         Preprocessing::TakesBytes => {
             line("  # The graph scales its images itself, so it takes bytes as they are.".to_string());
             line("  scale: 1".to_string());

@@ -112,6 +112,9 @@ impl Witness {
                 let halves: Vec<half::bf16> = to_f32s(images)?.into_iter().map(half::bf16::from_f32).collect();
                 Value::from_array((shape, halves)).map_err(failed)?.into_dyn()
             }
+            TensorElementType::Uint8 => Value::from_array((shape, whole(images, |n| n as u8)?)).map_err(failed)?.into_dyn(),
+            TensorElementType::Int32 => Value::from_array((shape, whole(images, |n| n as i32)?)).map_err(failed)?.into_dyn(),
+            TensorElementType::Int64 => Value::from_array((shape, whole(images, |n| n as i64)?)).map_err(failed)?.into_dyn(),
             other => return Err(incomparable(&format!("the input takes {other}, which no image is"))),
         };
         let outputs = self.session.run(ort::inputs![name.as_str() => input]).map_err(failed)?;
@@ -119,6 +122,15 @@ impl Witness {
         let rounded = self.rounded.iter().map(|name| Ok((name.clone(), read(output(name)?)?))).collect::<Result<_>>()?;
         Ok(Given { scores: read(output(&self.scores)?)?, rounded })
     }
+}
+
+/// Images as bytes, in a type of whole numbers.
+fn whole<T>(images: &Tensor, convert: fn(f64) -> T) -> Result<Vec<T>> {
+    let numbers = to_f64s(images)?;
+    if numbers.iter().any(|number| number.fract() != 0.0 || !(0.0..=255.0).contains(number)) {
+        return Err(incomparable("the file takes whole numbers from 0 to 255, which these images are not"));
+    }
+    Ok(numbers.into_iter().map(convert).collect())
 }
 
 /// Types of rounded values that can be read.

@@ -100,7 +100,7 @@ fn audit(args: &Args) -> Result<()> {
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
     let model = open(model_path, &adapter, &args.reading, device)?;
-    let expected = common::expected(&model, &adapter, args.resize);
+    let expected = common::expected(&model, &adapter, args.resize)?;
     let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let repaired = |model: Model, path: &Path| -> Result<Model> {
         let model = common::with_batch_norm(model, &Batches::new(&probe, &adapter, device)?).at(|| path.display())?;

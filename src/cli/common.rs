@@ -126,14 +126,23 @@ pub struct Expected {
 }
 
 /// Image size, channels and classes that the model expects, as far as file and adapter say.
-pub fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Expected {
+///
+/// # Errors
+/// Usage, when the adapter would scale images that the file takes as bytes.
+pub fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Result<Expected> {
+    let input = &adapter.input;
+    let plain = input.scale == 1.0 && input.mean.iter().all(|&mean| mean == 0.0) && input.std.iter().all(|&std| std == 1.0);
+    if model.report().whole_numbers && !plain {
+        let error = Error::usage("the file takes images as whole numbers from 0 to 255, and the adapter scales them");
+        return Err(error.help("give `input: {scale: 1}` in an adapter file, without mean and std"));
+    }
     let [c, h, w] = model.image_shape();
     let number = |d: Option<i64>| d.and_then(|d| usize::try_from(d).ok());
     let size = number(h).zip(number(w));
     // Labels that only count the classes name no folder.
     let labels = Some(&model.report().labels).filter(|l| l.iter().zip(0..).any(|(label, index)| *label != index.to_string()));
     let classes = adapter.classes.as_ref().or(labels).cloned();
-    Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes, resize }
+    Ok(Expected { size, channels: number(c).or(adapter.input.channels).unwrap_or(3), classes, resize })
 }
 
 /// Images on which the statistics of batch normalisation are measured, at most, and how many at a time.

@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = match &args.images {
         None => model,
         Some(folder) => {
-            let expected = Expected { classes: None, ..common::expected(&model, &adapter, false) };
+            let expected = Expected { classes: None, ..common::expected(&model, &adapter, false)? };
             let images = common::images(folder, &expected, None, &reporter)?;
             common::with_batch_norm(model, &Batches::new(&images, &adapter, device)?)?
         }
@@ -82,5 +82,5 @@ fn sample(model: &Model, given: Option<[i64; 3]>) -> Result<Tensor> {
         Error::usage("the file does not state the size of its images")
             .help("give input.height and input.width in an adapter file")
     })?;
-    check::parity::random_images(&[COMPARED, c, h, w])
+    check::parity::images_for(model, &[COMPARED, c, h, w])
 }

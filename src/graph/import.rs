@@ -15,6 +15,7 @@ use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::passes::quantization;
 use crate::graph::passes::subgraph_weights;
+use crate::graph::passes::whole_numbers;
 use crate::graph::plan::{LOGITS, Plan, Trace};
 use crate::graph::{Layout, Lowered, Mode};
 use crate::onnx::proto::{ModelProto, ValueInfoProto, tensor_proto::DataLocation};
@@ -47,6 +48,8 @@ pub struct ImportReport {
     pub repairs: Vec<String>,
     /// What somebody who knows the model could decide otherwise, in words.
     pub notes: Vec<String>,
+    /// Whether the file takes images as whole numbers from 0 to 255.
+    pub whole_numbers: bool,
     /// Values that are rounded to steps on the way, as in quantised models, by their names.
     pub rounded: Vec<String>,
     /// Outputs that are not used.
@@ -126,6 +129,11 @@ fn opset(model: &ModelProto) -> i64 {
 pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Shared, Vec<Tensor>)> {
     let Lowered { mut file, operators, mut repairs } = lowered;
     let _guard = no_grad();
+    let whole = file.model.graph.as_mut().and_then(whole_numbers::take_floats);
+    if let Some(kind) = whole {
+        repairs
+            .push(format!("the file takes images as whole numbers ({kind:?}); here they are floats, as mixtures of images are"));
+    }
     let released = quantization::release(&mut file, options.repairs.quantization)?;
     if released > 0 {
         repairs.push(match options.repairs.quantization {
@@ -160,7 +168,10 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     let matrices = weight_matrices(&ir);
     let (logits, head) = head::find(&ir, &file.model);
     let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
-    let input = Input::of(&ir, &file.model, options)?;
+    let mut input = Input::of(&ir, &file.model, options)?;
+    if whole.is_some() {
+        input.largest = 255.0;
+    }
     input.admit(file.image_numbers())?;
     input.arrange(&mut ir)?;
     let mut choices: Vec<String> = scores.note.into_iter().collect();
@@ -180,6 +191,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
         repairs,
+        whole_numbers: whole.is_some(),
         rounded: rounded(&ir),
         notes: open_questions(&file.model, options),
         unused_outputs: unused_outputs(&file.model, &scores.value),
@@ -352,7 +364,7 @@ fn free_batch_size(
         return Ok(());
     }
     let before = stored.len();
-    match batch_size::repair(&mut shared.plan, stored, &image, batch, input.kind, first)? {
+    match batch_size::repair(&mut shared.plan, stored, &image, batch, input, first)? {
         Outcome::Free => {}
         Outcome::Fixed(reason) => {
             shared.fixed_batch = Some(batch);
@@ -386,7 +398,7 @@ fn find_softmax_by_its_numbers(shared: &mut Shared, stored: &[Tensor], input: &I
     let found = head::of_numbers(&first.logits, tolerance)?;
     let (false, Some(image)) = (found == Head::Logits, input.known_image()) else { return Ok(()) };
     let batch = input.batch.unwrap_or(1);
-    let images = batch_size::random_images(&image, 4 * batch, Kind::Float)?;
+    let images = batch_size::random_images(&image, 4 * batch, Kind::Float, input.largest)?;
     for piece in 1..4 {
         // Of another size than the first ones, too: from -1 to 3.
         let images = images.f_narrow(0, piece * batch, batch)?.f_mul_scalar(4.0)?.f_sub_scalar(1.0)?.f_to_kind(input.kind)?;
@@ -428,7 +440,7 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, 
         let error = error.help("give input.height and input.width in an adapter file");
         return declared.and_then(|classes| usize::try_from(classes).ok()).map(|classes| (classes, None)).ok_or(error);
     };
-    let images = batch_size::random_images(&[c, h, w], input.batch.unwrap_or(1), input.kind)?;
+    let images = batch_size::random_images(&[c, h, w], input.batch.unwrap_or(1), input.kind, input.largest)?;
     let numbers =
         usize::try_from(input.batch.unwrap_or(1).saturating_mul(c).saturating_mul(h).saturating_mul(w)).unwrap_or(usize::MAX);
     let kept = stored.iter().map(|tensor| tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes())).sum::<usize>();

@@ -15,6 +15,8 @@ pub(super) struct Input {
     pub batch: Option<i64>,
     /// `[C, H, W]`, whatever the layout.
     pub image: [Option<i64>; 3],
+    /// About the largest number of an image, as far as the file tells.
+    pub largest: f64,
 }
 
 impl Input {
@@ -50,7 +52,7 @@ impl Input {
                 );
             }
         }
-        Ok(Input { kind, layout, batch: dims.first().copied().flatten(), image })
+        Ok(Input { kind, layout, batch: dims.first().copied().flatten(), image, largest: 1.0 })
     }
 
     /// Puts the arrangement of images before the graph, which is given `[N, C, H, W]` from then on.
@@ -150,5 +152,7 @@ fn input_kind(info: &ValueInfoProto) -> Result<Kind> {
     .into_iter()
     .find(|(data_type, _)| *data_type as i32 == code)
     .map(|(_, kind)| kind)
-    .ok_or_else(|| Error::unsupported(format!("the input's element type {code} is not a float type")))
+    .ok_or_else(|| {
+        Error::unsupported(format!("the input's element type {code} is not a float type, nor cast to one before anything else"))
+    })
 }

@@ -201,6 +201,7 @@ impl Model {
         let shared = Arc::get_mut(&mut model.shared).ok_or_else(|| Error::unexpected("a new model has one owner"))?;
         shared.sha256.clone_from(&self.shared.sha256);
         shared.report.operators.clone_from(&self.shared.report.operators);
+        shared.report.whole_numbers = self.shared.report.whole_numbers;
         let again = std::mem::replace(&mut shared.report.repairs, self.shared.report.repairs.clone());
         shared.report.repairs.extend(again.into_iter().filter(|text| !self.shared.report.repairs.contains(text)));
         Ok(model)

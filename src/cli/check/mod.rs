@@ -87,7 +87,7 @@ fn inspect_model(args: &Args) -> Result<(Check, Option<Model>)> {
         None => None,
         Some(folder) => {
             let model = Model::import(onnx::read(&args.model, &args.reading.limits()?)?, &options, Device::Cpu)?;
-            let expected = Expected { classes: None, ..common::expected(&model, &adapter, false) };
+            let expected = Expected { classes: None, ..common::expected(&model, &adapter, false)? };
             let set = common::images(folder, &expected, None, &reporter)?;
             let batches = Batches::new(&set, &adapter, Device::Cpu)?;
             Some(batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?)

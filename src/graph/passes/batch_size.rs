@@ -17,8 +17,9 @@ use self::probe::{close, find, runs_freely, suspicious};
 use self::readings::readings;
 use self::rewire::{PerImage, gather_per_image, repeat_inputs};
 use crate::error::Result;
+use crate::graph::input::Input;
 use crate::graph::plan::{OUTPUT, Plan, Source, Trace};
-use crate::tensor::{Kind, Tensor, no_grad, to_i64s};
+use crate::tensor::{Tensor, no_grad, to_i64s};
 
 /// What was found about the batch dimension.
 pub(crate) enum Outcome {
@@ -53,14 +54,14 @@ pub(crate) fn repair(
     stored: &mut Vec<Tensor>,
     image: &[i64],
     batch: i64,
-    kind: Kind,
+    input: &Input,
     first: Trace,
 ) -> Result<Outcome> {
     if !suspicious(plan, stored, batch) {
         return Ok(Outcome::Free);
     }
     let _guard = no_grad();
-    let images = random_images(image, batch * RATIO, kind)?;
+    let images = random_images(image, batch * RATIO, input.kind, input.largest)?;
     // Most suspicions are unfounded, and this is soon seen.
     if runs_freely(plan, stored, &images, batch, &first.output)? {
         return Ok(Outcome::Free);

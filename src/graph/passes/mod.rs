@@ -6,3 +6,4 @@ pub mod head;
 pub mod quantization;
 pub mod straight_through;
 pub mod subgraph_weights;
+pub mod whole_numbers;

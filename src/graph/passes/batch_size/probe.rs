@@ -28,15 +28,15 @@ pub(super) fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
         })
 }
 
-/// `count` images of evenly spread numbers from 0 to 1, always the same.
-pub(crate) fn random_images(image: &[i64], count: i64, kind: Kind) -> Result<Tensor> {
+/// `count` images of evenly spread numbers from 0 to `largest`, always the same.
+pub(crate) fn random_images(image: &[i64], count: i64, kind: Kind, largest: f64) -> Result<Tensor> {
     use rand::Rng;
     let mut shape = vec![count];
     shape.extend_from_slice(image);
     let numel: i64 = shape.iter().product();
     let mut rng = rng(0, "batch-size probe", 0);
     let values: Vec<f32> = (0..numel).map(|_| rng.random::<f32>()).collect();
-    Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_to_kind(kind)?)
+    Ok(Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?.f_mul_scalar(largest)?.f_to_kind(kind)?)
 }
 
 /// Whether a plan as it is gives two batches of images together what it gives each by itself, which is `first` for the first one.
