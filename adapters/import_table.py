@@ -78,7 +78,7 @@ def main():
     cmira, zoos = sys.argv[1], [Path(zoo) for zoo in sys.argv[2:]]
     made = """    python adapters/keras/zoo.py ZOO; python adapters/paddle/zoo.py ZOO; python adapters/jax/zoo.py ZOO
     python adapters/pytorch/zoo_default.py torchvision ZOO; python adapters/pytorch/zoo_default.py timm ZOO
-    python adapters/import_table.py target/debug/cmira ZOO > docs/results/import.md"""
+    python adapters/import_table.py target/release/cmira ZOO > docs/results/import.md"""
     print(HEAD.format(made=made, machine=f"{platform.machine()} with {os.cpu_count()} cores", threads=os.cpu_count()), end="")
     columns = ["framework", "model", "opset", "error", "parameters", "gradients", "step", "back", "import", "repairs and errors"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))

@@ -1,8 +1,10 @@
 //! Files that appear whole or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
@@ -16,11 +18,37 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Staged::new(path, |file| file.write_all(bytes))?.appear()
 }
 
+/// Hidden files that are being written or wait to appear.
+static HIDDEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Removes the hidden files of all that has not appeared yet: for a process that is about to end, whatever its threads are doing.
+pub fn discard_hidden() {
+    for path in std::mem::take(&mut *hidden()) {
+        // It may have appeared this moment.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn hidden() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // A set of paths is whole whatever happened to a thread that held it.
+    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A file that is on the disk with all that is in it, under a hidden name of its own beside the one that it will have. It goes if it
 /// does not [appear](Staged::appear).
 pub struct Staged {
     file: tempfile::NamedTempFile,
     path: PathBuf,
+    _listed: Listed,
+}
+
+/// A hidden file's place in the list.
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        hidden().remove(&self.0);
+    }
 }
 
 impl Staged {
@@ -44,10 +72,11 @@ impl Staged {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = builder.tempfile_in(folder_of(path)).map_err(failed)?;
-        let hidden = file.path().to_path_buf();
-        fill(&hidden, file.as_file_mut())?;
+        let listed = Listed(file.path().to_path_buf());
+        hidden().insert(listed.0.clone());
+        fill(&listed.0, file.as_file_mut())?;
         file.as_file().sync_all().map_err(failed)?;
-        Ok(Staged { file, path: path.to_path_buf() })
+        Ok(Staged { file, path: path.to_path_buf(), _listed: listed })
     }
 
     /// Gives the file its name, in place of what had it.
@@ -55,7 +84,7 @@ impl Staged {
     /// # Errors
     /// Unexpected, naming the file.
     pub fn appear(self) -> Result<()> {
-        let Staged { file, path } = self;
+        let Staged { file, path, _listed } = self;
         file.persist(&path).map_err(|error| Error::io(&path, &error.error))?;
         // Makes the new name survive a power cut. Some file systems cannot; the file itself is whole in any case.
         #[cfg(unix)]

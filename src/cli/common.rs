@@ -72,13 +72,24 @@ pub fn listen_for_interrupt() -> &'static AtomicBool {
     // A second call fails because the handler is already there, which is what is wanted.
     let _ = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            // Not `exit`, which would take libtorch apart while it is at work on other threads.
-            // SAFETY: `_exit` takes a number and does not come back.
-            unsafe { libc::_exit(i32::from(crate::error::ErrorKind::Interrupted.exit_code())) };
+            end_at_once();
         }
         eprintln!("\nstopping: the state is being saved (press Ctrl-C again to end at once)");
     });
     &INTERRUPTED
+}
+
+/// Lets Ctrl-C end work that has no state to save, without leaving half a file behind.
+pub fn end_on_interrupt() {
+    // As above.
+    let _ = ctrlc::set_handler(|| end_at_once());
+}
+
+fn end_at_once() -> ! {
+    crate::files::discard_hidden();
+    // Not `exit`, which would take libtorch apart while it is at work on other threads.
+    // SAFETY: `_exit` takes a number and does not come back.
+    unsafe { libc::_exit(i32::from(crate::error::ErrorKind::Interrupted.exit_code())) }
 }
 
 /// Reads the adapter file, or states nothing.

@@ -37,6 +37,7 @@ pub struct Args {
 const COMPARED: i64 = 4;
 
 pub fn run(args: &Args) -> Result<()> {
+    common::end_on_interrupt();
     let device = args.compute.start()?;
     let adapter = common::adapter(args.adapter.as_deref())?;
     let reporter = args.compute.reporter();

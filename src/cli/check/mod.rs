@@ -49,6 +49,7 @@ pub struct Args {
 const MOST_IMAGES: usize = 200;
 
 pub fn run(args: &Args) -> Result<()> {
+    common::end_on_interrupt();
     if args.suggest {
         args.compute.start()?;
         let options = common::import_options(&common::adapter(args.adapter.as_deref())?);
