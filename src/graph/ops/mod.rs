@@ -23,6 +23,7 @@ pub mod control;
 pub mod conv;
 pub mod derivative;
 pub mod dropout;
+pub mod fold;
 pub mod gather;
 pub mod grid;
 pub mod index;
@@ -243,6 +244,7 @@ pub fn all() -> impl Iterator<Item = &'static Op> {
         derivative::OPS,
         dropout::OPS,
         gather::OPS,
+        fold::OPS,
         grid::OPS,
         index::OPS,
         loss::OPS,
