@@ -194,6 +194,64 @@ fn weights_of_branches_are_trained_and_exported() {
     assert!((ours - &theirs).abs().max().double_value(&[]) < 1e-5 * theirs.abs().max().double_value(&[]));
 }
 
+/// A branch that the images do not take leaves its weights without gradients, which is no fault of the import.
+#[test]
+fn a_branch_that_is_not_taken_is_said() {
+    let folder = Folder::new();
+    let mut constants = weights(Kind::Float);
+    constants.push(to_proto("threshold", &Tensor::from_slice(&[100.0_f32]).reshape([0_i64; 0])).expect("a small tensor"));
+    let branch = vec![node("Conv", &["conv", "inner"], "branch", &[])];
+    let nodes = choice(branch, vec![weight("inner", &[8, 8, 1, 1], Kind::Float)]);
+    let path = folder.save(nodes, value("images", DataType::FLOAT, &[-1, 3, 8, 8]), DataType::FLOAT, constants);
+    let (code, stdout, stderr) = cmira(&["check", text(&path), "--json", "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let found: serde_json::Value = serde_json::from_str(&stdout).expect("one document");
+    assert_eq!(found["gradients"]["not_run"].to_string(), r#"["inner.lifted"]"#, "{found}");
+}
+
+/// What is computed once, and away from where weights stand, is listed by the names in the file.
+#[test]
+fn constants_that_are_used_up_are_listed() {
+    let folder = Folder::new();
+    let mut constants = weights(Kind::Float);
+    constants.push(weight("written", &[2, 4], Kind::Float));
+    constants.push(to_proto("row", &Tensor::from_slice(&[8_i64, 1, 1])).expect("a small tensor"));
+    let middle = vec![
+        node("Reshape", &["written", "row"], "column", &[]),
+        node("Greater", &["conv", "column"], "above", &[]),
+        node("Where", &["above", "conv", "zero"], "features", &[]),
+    ];
+    constants.push(to_proto("zero", &Tensor::from_slice(&[0.0_f32]).reshape([0_i64; 0])).expect("a small tensor"));
+    let path = folder.save(classifier(middle), value("images", DataType::FLOAT, &[-1, 3, 8, 8]), DataType::FLOAT, constants);
+    let (code, stdout, stderr) = cmira(&["check", text(&path), "--list", "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let own = |line: &&str| line.starts_with("frozen") && line.contains("written") && line.contains("served only to compute");
+    assert_eq!(stdout.lines().filter(own).count(), 1, "{stdout}");
+}
+
+/// Hours of work on a model that cannot change would end in nothing.
+#[test]
+fn a_model_that_no_gradient_reaches_is_not_attacked() {
+    let folder = Folder::new();
+    let middle = vec![
+        node("Cast", &["conv"], "whole", &[("to", DataType::INT32 as i64)]),
+        node("Cast", &["whole"], "features", &[("to", DataType::FLOAT as i64)]),
+    ];
+    let mut nodes = classifier(middle);
+    nodes.last_mut().expect("the scores").output[0] = "sums".into();
+    nodes.push(node("Cast", &["sums"], "cut", &[("to", DataType::INT32 as i64)]));
+    nodes.push(node("Cast", &["cut"], "scores", &[("to", DataType::FLOAT as i64)]));
+    let path = folder.save(nodes, value("images", DataType::FLOAT, &[-1, 3, 32, 32]), DataType::FLOAT, weights(Kind::Float));
+    let options = DrawOptions { train_per_class: 1, test_per_class: 1, ..DrawOptions::default() };
+    draw(&folder.path("drawn"), &options, &mut |_| ()).expect("images can be drawn");
+    let (forget, probe, out) = (folder.path("drawn/train"), folder.path("drawn/test"), folder.path("out"));
+    let (forget, probe, out) = (text(&forget), text(&probe), text(&out));
+    let arguments = ["audit", "--model", text(&path), "--forget", forget, "--probe", probe, "--out", out, "--device", "cpu"];
+    let (code, _, stderr) = cmira(&arguments);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("no gradient passes"), "{stderr}");
+}
+
 #[test]
 fn an_endless_loop_is_refused() {
     let folder = Folder::new();

@@ -77,3 +77,45 @@ fn a_fault_smaller_than_a_step_is_found() {
     assert_eq!(error.kind(), ErrorKind::Disagree);
     assert!(error.to_string().contains("hidden_bytes"), "{error}");
 }
+
+/// As PyTorch's exporter writes activations of 7 bits, and weights that are moved on their way to where they are dequantised.
+#[test]
+fn gradients_pass_cut_off_bytes_and_moved_weights_are_trained() {
+    let folder = Folder::new();
+    let bytes =
+        |name: &str, number: i64| to_proto(name, &Tensor::from_slice(&[number]).to_kind(Kind::Int8).reshape([0_i64; 0])).unwrap();
+    let mut turned = node("Transpose", &["first"], "turned", &[]);
+    turned.attribute.push(onnx::proto::AttributeProto {
+        name: "perm".into(),
+        type_: onnx::proto::attribute_proto::AttributeType::INTS.into(),
+        ints: vec![1, 0],
+        ..Default::default()
+    });
+    let nodes = vec![
+        node("Flatten", &["images"], "flat", &[]),
+        turned,
+        node("Identity", &["first_scale"], "same_scale", &[]),
+        node("DequantizeLinear", &["turned", "same_scale"], "first_float", &[]),
+        node("Gemm", &["flat", "first_float"], "sums", &[]),
+        node("QuantizeLinear", &["sums", "step", "zero"], "all", &[]),
+        node("Clip", &["all", "least", "most"], "cut", &[]),
+        node("DequantizeLinear", &["cut", "step", "zero"], "hidden", &[]),
+        node("Gemm", &["hidden", "weight"], "scores", &[]),
+    ];
+    let first = onnx::from_proto(&weight("first", &[40, 192], Kind::Float)).unwrap();
+    let constants = vec![
+        to_proto("first", &(first * 200.0).round().to_kind(Kind::Int8)).unwrap(),
+        scalar("first_scale", 0.005),
+        scalar("step", 0.05),
+        bytes("zero", 0),
+        bytes("least", -30),
+        bytes("most", 40),
+        weight("weight", &[40, 10], Kind::Float),
+    ];
+    let path = folder.path("model.onnx");
+    onnx::save(&network(nodes, constants, 17), &path).unwrap();
+    let (code, stdout, stderr) = common::cmira(&["check", common::text(&path), "--json", "--device", "cpu"]);
+    assert_eq!(code, 0, "{stderr}");
+    let found: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(found["parameters"]["trainable"], 192 * 40 + 400, "{found}");
+}

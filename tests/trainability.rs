@@ -178,10 +178,33 @@ fn probes() -> Vec<Probe> {
     for operator in ["FastGelu", "BiasGelu"] {
         probes.push(Probe::new(operator, vec![own(operator, &["flat", "w0"], &[])], &[(1, &[288])]));
     }
-    for operator in ["Add", "Sub", "Mul", "Div", "Sum"] {
+    for operator in ["Add", "Sub", "Mul", "Div", "Sum", "Mean"] {
         for position in [0, 1] {
             let inputs = if position == 0 { ["w0", "conv"] } else { ["conv", "w0"] };
             probes.push(Probe::new(operator, vec![node(operator, &inputs, "y", &[])], &[(position, channel)]));
+        }
+    }
+    for operator in ["Max", "Min", "Pow"] {
+        for position in [0, 1] {
+            // Numbers above zero; or on both sides of the weight's, and none of them near.
+            let inputs = if position == 0 { ["w0", "e"] } else { ["e", "w0"] };
+            let e = if operator == "Pow" {
+                vec![node("Exp", &["conv"], "e", &[])]
+            } else {
+                vec![node("Sign", &["conv"], "sign", &[]), node("Mul", &["sign", "far"], "e", &[])]
+            };
+            let nodes = e.into_iter().chain([node(operator, &inputs, "y", &[])]).collect();
+            let far = Tensor::from_slice(&[3.0_f64]).reshape([0_i64; 0]);
+            probes.push(Probe::new(operator, nodes, &[(position, channel)]).with("far", &far));
+        }
+    }
+    for position in 0..4 {
+        let mut inputs = ["conv", "conv", "conv", "w0"];
+        inputs[position] = "w0";
+        let shape: &[i64] = if position == 3 { &[6, 6] } else { &[1, 8, 6, 6] };
+        let inputs = &inputs[..if position == 3 { 4 } else { 3 }];
+        for opset in [23, 24] {
+            probes.push(Probe::new("Attention", vec![node("Attention", inputs, "y", &[])], &[(position, shape)]).opset(opset));
         }
     }
     probes

@@ -16,6 +16,8 @@ pub struct Gradients {
     pub non_finite: Vec<String>,
     /// A gradient that is zero everywhere.
     pub zero: Vec<String>,
+    /// None because they stand in subgraphs that did not run on these images.
+    pub not_run: Vec<String>,
     /// One step of gradient descent along all of them; absent when no gradient is usable, or when weights of half precision are too
     /// coarse for any step that was tried to change the loss.
     pub step: Option<Step>,
@@ -34,23 +36,30 @@ pub struct Step {
 }
 
 impl Gradients {
-    /// What is wrong, in a sentence; `None` if nothing is.
-    pub fn fault(&self) -> Option<String> {
+    /// Which parameters cannot be trained, in a sentence; `None` if all can be.
+    pub fn unreached(&self) -> Option<String> {
         [(&self.missing, "no gradient"), (&self.non_finite, "a gradient that is not finite"), (&self.zero, "a gradient of zero")]
             .into_iter()
             .find(|(names, _)| !names.is_empty())
             .map(|(names, what)| format!("{} trainable parameters get {what}, first '{}'", names.len(), names[0]))
-            .or_else(|| {
-                let step = self.step.filter(|step| step.after.is_nan() || step.after >= step.before)?;
-                Some(format!("no step along the gradient lowers the loss: {} becomes {}", step.before, step.after))
-            })
+    }
+
+    /// What is wrong, in a sentence; `None` if nothing is.
+    pub fn fault(&self) -> Option<String> {
+        self.unreached().or_else(|| {
+            let step = self.step.filter(|step| step.after.is_nan() || step.after >= step.before)?;
+            Some(format!("no step along the gradient lowers the loss: {} becomes {}", step.before, step.after))
+        })
     }
 }
+
+/// What is said of a model that cannot be trained at all.
+pub const NONE: &str = "no gradient passes from the scores to any parameter: the model cannot be trained";
 
 /// Runs one forward and backward pass of cross-entropy on random images, in [`Mode::Train`] where the batch size allows it, and
 /// leaves the model as it was.
 pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
-    let mut found = Gradients { missing: Vec::new(), non_finite: Vec::new(), zero: Vec::new(), step: None };
+    let mut found = Gradients { missing: Vec::new(), non_finite: Vec::new(), zero: Vec::new(), not_run: Vec::new(), step: None };
     let trial = model.duplicate()?;
     if trial.params().is_empty() {
         return Ok(found);
@@ -68,13 +77,15 @@ pub fn check(model: &Model, image: &[i64; 3]) -> Result<Gradients> {
     };
     let loss = loss_of(&trial)?;
     if !loss.requires_grad() {
-        return Err(Error::unsupported("no gradient passes from the scores to any parameter: the model cannot be trained"));
+        return Err(Error::unsupported(NONE));
     }
     loss.f_backward()?;
+    let conditional = &trial.report().conditional;
     for param in trial.params() {
         let gradient = param.tensor.f_grad()?;
         if !gradient.defined() {
-            found.missing.push(param.name.clone());
+            let list = if conditional.contains(&param.name) { &mut found.not_run } else { &mut found.missing };
+            list.push(param.name.clone());
             continue;
         }
         // A parameter of no numbers has nothing to learn.
@@ -101,14 +112,14 @@ fn descend(model: &Model, before: f64, loss_of: &dyn Fn(&Model) -> Result<Tensor
     let _guard = no_grad();
     let start = model.params().iter().map(|param| deep_copy(&param.tensor)).collect::<Result<Vec<_>>>()?;
     let mut square = 0.0;
-    for param in model.params() {
+    for param in model.params().iter().filter(|param| param.tensor.grad().defined()) {
         square += param.tensor.f_grad()?.f_to_kind(Kind::Double)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
     }
     let first = (before / square).min(1.0);
     let mut step = Step { learning_rate: first, before, after: f64::NAN };
     for exponent in 0..8 {
         step.learning_rate = first * 0.1_f64.powi(exponent);
-        for (param, start) in model.params().iter().zip(&start) {
+        for (param, start) in model.params().iter().zip(&start).filter(|(param, _)| param.tensor.grad().defined()) {
             let moved = start.f_sub(&param.tensor.f_grad()?.f_mul_scalar(step.learning_rate)?)?;
             param.tensor.shallow_clone().f_copy_(&moved)?;
         }

@@ -151,11 +151,15 @@ fn audit(args: &Args) -> Result<()> {
     }
     let first = i64::try_from(forget.len().min(COMPARED_IMAGES)).map_err(Error::unexpected)?;
     let images = Batches::new(&forget, &adapter, Device::Cpu)?.range(0, first)?;
-    let witnessed = Witnessed::of(model_path, &model, &images)?;
+    let trained = variants.contains(&Variant::PUA);
+    let witnessed = Witnessed::of(model_path, &model, &images, trained)?;
     let control = match (&args.control, &control) {
-        (Some(path), Some(control)) => Some((control, Witnessed::of(path, control, &images).at(|| "control")?)),
+        (Some(path), Some(control)) => Some((control, Witnessed::of(path, control, &images, trained).at(|| "control")?)),
         _ => None,
     };
+    for note in witnessed.notes.iter().chain(control.iter().flat_map(|(_, witnessed)| &witnessed.notes)) {
+        reporter.warn(note);
+    }
     let mut finished = one(of(&model, &args.out, None), &args.method, "attack", witnessed)?;
     if let Some((control, witnessed)) = control {
         let results = args.out.join("control");
@@ -182,14 +186,24 @@ struct Witnessed {
 impl Witnessed {
     /// Numbers about a model that was imported wrongly are about another model: disagreement ends the audit. Where nothing can be
     /// compared, the results say so.
-    fn of(path: &Path, model: &Model, images: &Tensor) -> Result<Witnessed> {
-        match check::compare_on(path, model, images) {
-            Ok(parity) => Ok(Witnessed { parity: Some(parity), notes: Vec::new() }),
+    ///
+    /// # Errors
+    /// Also Unsupported, for a model that would be trained and that no gradient reaches.
+    fn of(path: &Path, model: &Model, images: &Tensor, trained: bool) -> Result<Witnessed> {
+        let mut witnessed = match check::compare_on(path, model, images) {
+            Ok(parity) => Witnessed { parity: Some(parity), notes: Vec::new() },
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Usage) => {
-                Ok(Witnessed { parity: None, notes: vec![format!("not compared with ONNX Runtime: {error}")] })
+                Witnessed { parity: None, notes: vec![format!("not compared with ONNX Runtime: {error}")] }
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        if let (true, &[_, c, h, w]) = (trained, images.size().as_slice()) {
+            let found = check::gradients::check(model, &[c, h, w]).at(|| path.display())?;
+            if let Some(fault) = found.unreached() {
+                witnessed.notes.push(format!("{fault}: the attack trains a part of the model only"));
+            }
         }
+        Ok(witnessed)
     }
 }
 

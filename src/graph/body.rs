@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::error::{Error, Place, Result};
-use crate::graph::ir::{self, Captured, Ir, ValueId};
+use crate::graph::ir::{self, Captured, Constant, Ir, Origin, ValueId};
 use crate::graph::ops::Call;
 use crate::graph::params::{self, Role, Strength};
 use crate::graph::plan::Plan;
 use crate::onnx::OnnxFile;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, is_float};
 
 /// A compiled subgraph. What it reads from the graph around it, and its own constants, are further inputs of the node that holds it.
 pub struct Body {
@@ -25,6 +25,8 @@ pub struct Body {
     pub(crate) weights: Vec<String>,
     /// Which of the values that are read from outside stand so, by the order of [`free_names`].
     pub(crate) captured_weights: Vec<(usize, Strength)>,
+    /// Names and shapes of stored floats inside, more than one each, that stand elsewhere, and of what is dequantised inside.
+    pub(crate) frozen: Vec<(String, Vec<i64>)>,
 }
 
 impl Body {
@@ -51,11 +53,16 @@ impl Body {
         let own = ir.inputs.len() - captured.len();
         let captured_weights =
             (0..).zip(&ir.inputs[own..]).filter_map(|(position, id)| Some((position, *roles.outside.get(id)?))).collect();
+        let mut frozen = frozen(&ir, &weights);
+        frozen.append(&mut ir.hidden_frozen);
         let (stored, indices) = take_constants(&mut ir);
         let outputs = ir.outputs.clone();
         let plan = Plan::compile(ir, &indices, &outputs)?;
         let captured = first..first + captured.len();
-        Ok((Body { plan, stored: captured.end..captured.end + stored.len(), own, captured, weights, captured_weights }, stored))
+        Ok((
+            Body { plan, stored: captured.end..captured.end + stored.len(), own, captured, weights, captured_weights, frozen },
+            stored,
+        ))
     }
 
     /// How many inputs the subgraph declares.
@@ -83,6 +90,22 @@ impl Body {
         let stored = self.stored.clone().map(|index| Ok(call.input(index)?.shallow_clone())).collect::<Result<Vec<_>>>()?;
         self.plan.run_all(&stored, &inputs, call.mode)
     }
+}
+
+fn frozen(ir: &Ir, weights: &[String]) -> Vec<(String, Vec<i64>)> {
+    let dequantised: HashSet<ValueId> =
+        ir.nodes.iter().filter(|node| node.op.name == "DequantizeLinear").filter_map(|node| *node.inputs.first()?).collect();
+    let named = ir.values.iter().enumerate().filter(|(_, value)| !weights.contains(&value.name));
+    let counts = |id: usize, constant: &Constant| {
+        let kind = constant.tensor.kind();
+        constant.tensor.numel() > 1 && constant.origin != Origin::Folded && (is_float(kind) || dequantised.contains(&id))
+    };
+    named
+        .filter_map(|(id, value)| {
+            let constant = value.constant.as_ref().filter(|constant| counts(id, constant))?;
+            Some((value.name.clone(), constant.tensor.size()))
+        })
+        .collect()
 }
 
 /// Takes all constants out of a graph, whether a node reads them or they are outputs themselves.

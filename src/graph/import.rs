@@ -40,6 +40,8 @@ pub struct ImportReport {
     pub head: Head,
     /// Trainable parameters.
     pub trainable: Vec<TensorInfo>,
+    /// Names of those that only subgraphs read, which run or do not, as the images will have it.
+    pub conditional: Vec<String>,
     /// Running statistics.
     pub buffers: Vec<TensorInfo>,
     /// Constants that are not trained.
@@ -167,7 +169,15 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     }
     let matrices = weight_matrices(&ir);
     let (logits, head) = head::find(&ir, &file.model);
-    let (infos, mut stored, indices, frozen) = store(&mut ir, &roles.of, &matrices);
+    let used_up = roles.used_up.iter().filter_map(|&id| Some((id, ir.values[id].constant.as_ref()?.tensor.size())));
+    let used_up: Vec<(ValueId, Vec<i64>)> = used_up.collect();
+    let (infos, mut stored, indices, mut frozen) = store(&mut ir, &roles.of, &matrices);
+    let unread = |name: String, shape: Vec<i64>, reason: &'static str| TensorInfo { name, shape, reason };
+    frozen.extend(used_up.into_iter().map(|(id, shape)| {
+        unread(ir.values[id].name.clone(), shape, "served only to compute other constants, none of which is a weight")
+    }));
+    let hidden = std::mem::take(&mut ir.hidden_frozen);
+    frozen.extend(hidden.into_iter().map(|(name, shape)| unread(name, shape, "in a subgraph, not in a weight position")));
     let mut input = Input::of(&ir, &file.model, options)?;
     if whole.is_some() {
         input.largest = 255.0;
@@ -188,6 +198,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         labels: scores.labels,
         head,
         trainable: describe(&infos, &stored, |i| i.trainable),
+        conditional: conditional(&ir, &infos, &indices),
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
         repairs,
@@ -231,8 +242,21 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     Ok((shared, stored))
 }
 
+fn conditional(ir: &Ir, infos: &[StoredInfo], indices: &HashMap<ValueId, usize>) -> Vec<String> {
+    let mut read: HashMap<ValueId, bool> = HashMap::new();
+    for node in &ir.nodes {
+        for id in node.inputs.iter().flatten() {
+            *read.entry(*id).or_insert(true) &= matches!(node.op.name, "If" | "Loop" | "Scan");
+        }
+    }
+    let only = indices.iter().filter(|(id, index)| infos[**index].trainable && read.get(id) == Some(&true));
+    let mut names: Vec<String> = only.map(|(_, index)| infos[*index].name.clone()).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Operators that round.
-const ROUNDING: [&str; 5] = ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "Round"];
+const ROUNDING: [&str; 7] = ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "Round", "Floor", "Ceil"];
 
 fn rounded(ir: &Ir) -> Vec<String> {
     let nodes = ir.nodes.iter().filter(|node| ROUNDING.contains(&node.op.name));

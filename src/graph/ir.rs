@@ -28,6 +28,8 @@ pub(crate) struct Ir {
     pub unsupported: Vec<Unsupported>,
     /// Constants in subgraphs that stand where weights stand.
     pub hidden_weights: Vec<String>,
+    /// Names and shapes of constants in subgraphs that could have been thought weights, and are none.
+    pub hidden_frozen: Vec<(String, Vec<i64>)>,
     /// Of a subgraph, what it reads from outside and is constant there; `None` for a main graph.
     pub fixed_outside: Option<Vec<ValueId>>,
 }
@@ -126,6 +128,7 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: Option<&
         values: Vec::new(),
         unsupported: Vec::new(),
         hidden_weights: Vec::new(),
+        hidden_frozen: Vec::new(),
         fixed: HashSet::new(),
     };
     for value in captured {
@@ -163,9 +166,9 @@ pub(crate) fn read_graph(file: &OnnxFile, graph: &GraphProto, captured: Option<&
     if outputs.is_empty() {
         return Err(Error::malformed("the graph has no outputs"));
     }
-    let Reader { values, unsupported, hidden_weights, .. } = reader;
+    let Reader { values, unsupported, hidden_weights, hidden_frozen, .. } = reader;
     let fixed_outside = is_body.then_some(fixed_outside);
-    Ok(Ir { values, nodes, inputs, outputs, unsupported, hidden_weights, fixed_outside })
+    Ok(Ir { values, nodes, inputs, outputs, unsupported, hidden_weights, hidden_frozen, fixed_outside })
 }
 
 /// What errors call a node: its name if it has one, else what it produces.
@@ -218,6 +221,7 @@ struct Reader<'a> {
     values: Vec<Value>,
     unsupported: Vec<Unsupported>,
     hidden_weights: Vec<String>,
+    hidden_frozen: Vec<(String, Vec<i64>)>,
     /// Values that are computed from constants alone.
     fixed: HashSet<ValueId>,
 }
@@ -407,6 +411,7 @@ impl Reader<'_> {
                 self.values.push(Value { name: format!("constant in {}", attribute.name), constant });
             }
             self.hidden_weights.extend(body.weights.iter().cloned());
+            self.hidden_frozen.extend(body.frozen.iter().cloned());
             bodies.push((attribute.name.clone(), Arc::new(body)));
         }
         Ok(bodies)

@@ -5,7 +5,7 @@
 //! scales, position embeddings, class tokens). Constants that reach such a place through Transpose, Cast, Reshape and the
 //! like stay leaves, and the moves are run in every forward pass, so that gradients reach the stored tensor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::graph::ir::{Constant, Ir, IrNode, Origin, Value, ValueId, run_node};
@@ -33,6 +33,8 @@ pub(crate) struct Roles {
     pub copies: Vec<SplitBuffer>,
     /// Constants from outside of a subgraph that stand where weights stand.
     pub outside: BTreeMap<ValueId, Strength>,
+    /// Stored floats, more than one each, that served only to compute other constants.
+    pub used_up: BTreeSet<ValueId>,
 }
 
 /// A running statistic that no longer shares its initializer: input `position` of the file's node `place` reads `name`.
@@ -48,7 +50,7 @@ pub(crate) fn assign(ir: &mut Ir) -> Result<Roles> {
     drop_dead_nodes(ir);
     let (repairs, copies) = split_shared_buffers(ir)?;
     let facts = Facts::gather(ir);
-    fold(ir, &facts)?;
+    let mut used_up = fold(ir, &facts)?;
     let mut of = BTreeMap::new();
     for node in &ir.nodes {
         for (position, &input) in node.inputs.iter().enumerate() {
@@ -61,7 +63,8 @@ pub(crate) fn assign(ir: &mut Ir) -> Result<Roles> {
     }
     let fixed_outside = ir.fixed_outside.iter().flatten();
     let outside = fixed_outside.map(|&id| (id, facts.weight[id])).filter(|(_, strength)| *strength > Strength::None).collect();
-    Ok(Roles { of, repairs, copies, outside })
+    used_up.retain(|id| !of.contains_key(id));
+    Ok(Roles { of, repairs, copies, outside, used_up })
 }
 
 fn drop_dead_nodes(ir: &mut Ir) {
@@ -159,7 +162,8 @@ impl Facts {
         }
         for node in ir.nodes.iter().rev() {
             for &output in node.outputs.iter().flatten() {
-                if facts.constant[output] && node.op.flow == Flow::Assembles {
+                // An operand of arithmetic that is put together is a mask; what an operator takes as its weight is one all the same.
+                if facts.constant[output] && node.op.flow == Flow::Assembles && facts.weight[output] == Strength::Weak {
                     facts.weight[output] = Strength::None;
                 }
             }
@@ -181,7 +185,9 @@ impl Facts {
                 let named = node.op.weights == ALL || node.op.weights.contains(&position);
                 let in_subgraph =
                     node.weights.iter().filter(|(place, _)| *place == position).map(|(_, strength)| *strength).max();
-                let passes = node.op.differentiable == ALL || node.op.differentiable.contains(&position);
+                // The steps of quantised numbers are not trained.
+                let is_step = node.op.name == "DequantizeLinear" && position == 1;
+                let passes = !is_step && (node.op.differentiable == ALL || node.op.differentiable.contains(&position));
                 let weight = match (output_constant, is_weak(node)) {
                     (true, _) if passes => given,
                     (false, _) if in_subgraph.is_some() => in_subgraph.unwrap_or(Strength::None),
@@ -202,6 +208,9 @@ impl Facts {
         if !is_float(kind) {
             return Role::Frozen(if kind == Kind::Bool { "boolean" } else { "integer" });
         }
+        if self.weight[id] > Strength::None && !is_finite(&constant.tensor) {
+            return Role::Frozen("a mask: it holds numbers that are not finite");
+        }
         match self.weight[id] {
             Strength::Strong => return Role::Parameter,
             Strength::Weak if constant.tensor.numel() > 1 => return Role::Parameter,
@@ -218,6 +227,12 @@ impl Facts {
     }
 }
 
+fn is_finite(tensor: &Tensor) -> bool {
+    let all = || -> Result<bool> { Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1) };
+    // What cannot be looked at is treated as any weight.
+    all().unwrap_or(true)
+}
+
 /// Operators whose constant operands are weights only behind the first weighted operator: plain arithmetic and joins.
 fn is_weak(node: &IrNode) -> bool {
     node.op.weights == ALL || node.op.flow == Flow::MovesAll
@@ -226,11 +241,11 @@ fn is_weak(node: &IrNode) -> bool {
 /// Bytes of all constants that a graph may compute from others: a few nodes can ask for any amount.
 const MOST_FOLDED: usize = 1 << 28;
 
-/// Computes nodes whose inputs are all constant and lead to no weight.
-fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
+/// Computes nodes whose inputs are all constant and lead to no weight. Gives the stored floats, more than one each, that these read.
+fn fold(ir: &mut Ir, facts: &Facts) -> Result<BTreeSet<ValueId>> {
     let _guard = no_grad();
     let nodes = std::mem::take(&mut ir.nodes);
-    let mut bytes = 0;
+    let (mut bytes, mut read) = (0, BTreeSet::new());
     for node in nodes {
         let foldable = node.outputs.iter().flatten().all(|&o| facts.constant[o] && facts.weight[o] == Strength::None)
             && node.outputs.iter().any(Option::is_some);
@@ -242,6 +257,11 @@ fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
         }
         let inputs: Vec<Option<&Tensor>> =
             node.inputs.iter().map(|i| i.and_then(|i| ir.values[i].constant.as_ref()).map(|c| &c.tensor)).collect();
+        let stored = |id: &ValueId| {
+            let constant = ir.values[*id].constant.as_ref();
+            constant.is_some_and(|c| c.origin != Origin::Folded && is_float(c.tensor.kind()) && c.tensor.numel() > 1)
+        };
+        read.extend(node.inputs.iter().flatten().copied().filter(stored));
         let tensors = with_at_most(1 << 25, || run_node(&node, &inputs, Mode::Eval))?;
         for (tensor, output) in tensors.into_iter().zip(&node.outputs) {
             if let Some(id) = *output {
@@ -254,5 +274,5 @@ fn fold(ir: &mut Ir, facts: &Facts) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(read)
 }

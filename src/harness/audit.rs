@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::attack::cmira::{self, Evidence, Score};
 use crate::attack::sets::Predictions;
 use crate::attack::{AttackSettings, Course, Hooks, Progress, StopReason, StopRule, Variant};
+use crate::check::gradients;
 use crate::data::{Adapter, Batches, ImageSet, splits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::{Mode, Model};
@@ -126,6 +127,9 @@ fn try_out(audit: &Audit) -> Result<()> {
             return Err(Error::unsupported(format!("the output has shape {:?} for {} images", logits.size(), images.size()[0])));
         }
         if mode == Mode::Train {
+            if !logits.requires_grad() {
+                return Err(Error::unsupported(gradients::NONE));
+            }
             logits.f_sum(Kind::Float)?.f_backward()?;
         } else if !logits.f_isfinite()?.f_all()?.f_int64_value(&[]).map(|all| all != 0)? {
             return Err(Error::malformed("the model's outputs are not finite numbers"));

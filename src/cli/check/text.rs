@@ -94,6 +94,10 @@ pub fn summary(check: &Check) -> String {
     if let Some(gradients) = &check.gradients {
         let text = gradients.fault().unwrap_or_else(|| "finite and not zero for every trainable parameter".to_string());
         line(format!("gradients:  {text}"));
+        if let Some(first) = gradients.not_run.first() {
+            let count = gradients.not_run.len();
+            line(format!("            {count} more stand in subgraphs that these images do not run, first '{first}'"));
+        }
         if let Some(step) = gradients.step {
             let check::gradients::Step { learning_rate, before, after } = step;
             line(format!("            one step of {learning_rate:.1e} takes the loss from {before:.4} to {after:.4}"));

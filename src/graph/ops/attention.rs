@@ -8,8 +8,8 @@ use crate::tensor::{Device, Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Attention", 23, 6, attention).at_least(3).outputs(4).gradients(&[0, 1, 2, 3, 4, 5]),
-    Op::new("Attention", 24, 7, attention).at_least(3).outputs(4).gradients(&[0, 1, 2, 3, 4, 5]),
+    Op::new("Attention", 23, 6, attention).at_least(3).outputs(4).weights(&[0, 1, 2, 3]).gradients(&[0, 1, 2, 3, 4, 5]),
+    Op::new("Attention", 24, 7, attention).at_least(3).outputs(4).weights(&[0, 1, 2, 3]).gradients(&[0, 1, 2, 3, 4, 5]),
     Op::new("RotaryEmbedding", 23, 4, rotary).at_least(3).gradients(&[0, 1, 2]),
 ];
 

@@ -69,6 +69,12 @@ enum Change {
     Nothing,
 }
 
+/// What moves numbers, between where a file stores them and where they are dequantised.
+const MOVES: [&str; 7] = ["Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"];
+
+/// No file moves a constant oftener.
+const MOST_MOVES: usize = 8;
+
 /// Values with their ONNX element type, of which several are held in one kind of tensor.
 type Typed = (Tensor, i32);
 
@@ -122,9 +128,7 @@ impl Constants<'_> {
         for name in &node.input {
             let found = match known.get(name.as_str()) {
                 Some((tensor, data_type)) => Some((tensor.shallow_clone(), *data_type)),
-                None => constant(self.graph, name)
-                    .map(|proto| Ok::<_, Error>((self.file.tensor(proto)?, proto.data_type)))
-                    .transpose()?,
+                None => self.value(name, MOST_MOVES)?,
             };
             match found {
                 None if !name.is_empty() => return Ok(None),
@@ -132,6 +136,24 @@ impl Constants<'_> {
             }
         }
         Ok(Some(inputs))
+    }
+
+    /// A constant, or what at most so many nodes that move numbers make of one.
+    fn value(&self, name: &str, moves: usize) -> Result<Option<Typed>> {
+        if let Some(proto) = constant(self.graph, name) {
+            return Ok(Some((self.file.tensor(proto)?, proto.data_type)));
+        }
+        let mover = self.graph.node.iter().find(|node| node.output.first().is_some_and(|output| output == name));
+        let Some(node) = mover.filter(|node| moves > 0 && MOVES.contains(&node.op_type.as_str())) else { return Ok(None) };
+        let mut inputs = Vec::new();
+        for name in &node.input {
+            let Some(input) = self.value(name, moves - 1)? else { return Ok(None) };
+            inputs.push(Some(input));
+        }
+        let given = inputs.first().and_then(Option::as_ref).map(|(_, data_type)| *data_type);
+        let to = crate::graph::nodes::int_of(node, "to").and_then(|to| i32::try_from(to).ok());
+        let Some(data_type) = (if node.op_type == "Cast" { to } else { given }) else { return Ok(None) };
+        Ok(Some((self.run(node, &inputs)?, data_type)))
     }
 
     fn run(&self, node: &NodeProto, inputs: &[Option<Typed>]) -> Result<Tensor> {

@@ -24,8 +24,10 @@ pub fn exchanged(nodes: &[IrNode], outputs: &[ValueId]) -> Vec<(usize, &'static 
 /// The inputs of a node that its outputs are moved from; empty for a node that does something else.
 fn moved(node: &IrNode) -> &[Option<ValueId>] {
     match (node.op.name, node.op.flow) {
-        // The largest of whole numbers is one of them.
-        ("MaxPool" | "Gather" | "GatherElements" | "GatherND", _) | (_, Flow::Moves) => node.inputs.get(..1).unwrap_or_default(),
+        // The largest of whole numbers is one of them, and so are those that are cut off at whole numbers.
+        ("MaxPool" | "Clip" | "Relu" | "Gather" | "GatherElements" | "GatherND", _) | (_, Flow::Moves) => {
+            node.inputs.get(..1).unwrap_or_default()
+        }
         (_, Flow::MovesAll) => &node.inputs,
         _ => &[],
     }

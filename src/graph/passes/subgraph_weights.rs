@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use crate::graph::body;
 use crate::onnx::proto::attribute_proto::AttributeType;
+use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// Moves the constants of these names out of all subgraphs; gives the names that they have then.
@@ -75,7 +76,17 @@ fn take(graph: &mut GraphProto, name: &str) -> Option<TensorProto> {
     }
     let is_it = |node: &NodeProto| node.op_type == "Constant" && node.output.iter().any(|output| output == name);
     let index = graph.node.iter().position(is_it)?;
-    let tensor = graph.node[index].attribute.iter().find(|attribute| attribute.name == "value")?.t.as_ref().cloned()?;
+    let attribute = graph.node[index].attribute.first()?;
+    let tensor = match attribute.name.as_str() {
+        "value" => attribute.t.as_ref().cloned()?,
+        "value_floats" => TensorProto {
+            data_type: DataType::FLOAT as i32,
+            dims: vec![i64::try_from(attribute.floats.len()).ok()?],
+            float_data: attribute.floats.clone(),
+            ..Default::default()
+        },
+        _ => return None,
+    };
     graph.node.remove(index);
     Some(tensor)
 }

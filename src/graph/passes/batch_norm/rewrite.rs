@@ -3,6 +3,7 @@
 use super::sites::Site;
 use super::statistics::Statistics;
 use crate::error::{Error, Result};
+use crate::graph::body;
 use crate::graph::nodes::{self, new_node};
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::{from_proto, to_proto};
@@ -63,7 +64,7 @@ fn resize_filters(graph: &mut GraphProto, site: &Site) -> Result<Tensor> {
     let Some(conv) = conv else { return Ok(ones) };
     let groups = nodes::int_of(conv, "group").unwrap_or(1);
     let Some(weight) = conv.input.get(1).cloned() else { return Ok(ones) };
-    let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == weight).count();
+    let readers = graph.node.iter().flat_map(body::read_names).filter(|input| **input == weight).count();
     let stored = graph.initializer.iter_mut().find(|tensor| tensor.name == weight).filter(|_| readers == 1);
     let Some(stored) = stored else { return Ok(ones) };
     let filters = from_proto(stored)?;

@@ -22,6 +22,9 @@ pub(super) fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
                 }
                 _ => false,
             },
+            "ScatterND" | "ScatterElements" | "Scatter" | "GatherND" | "GatherElements" | "Where" => {
+                step.inputs.iter().any(|i| matches!(i, Some(Source::Stored(_))))
+            }
             "Concat" => step.inputs.iter().any(|i| matches!(i, Some(Source::Stored(_)))),
             "Expand" | "Resize" | "Upsample" | "Tile" => matches!(step.inputs.last(), Some(Some(Source::Stored(_)))),
             _ => false,
