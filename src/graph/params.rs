@@ -228,7 +228,11 @@ impl Facts {
 }
 
 fn is_finite(tensor: &Tensor) -> bool {
-    let all = || -> Result<bool> { Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1) };
+    let all = || -> Result<bool> {
+        // A sum takes no memory, and is finite if all are; the other way round it can overflow.
+        let sum = tensor.f_sum(tensor.f_kind()?)?.f_double_value(&[])?;
+        Ok(sum.is_finite() || tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1)
+    };
     // What cannot be looked at is treated as any weight.
     all().unwrap_or(true)
 }
