@@ -132,6 +132,19 @@ fn is_put_back(twin: &Model, fold: Fold) {
     // A running variance is that of a population: n / (n - 1), with n = 768 in the last layers.
     let found = difference(&one(&back, "/batch_norm/scale"), &one(twin, ".weight"));
     assert!(found < 2e-3, "{fold:?}: {found}");
+    // Filters that held a scale have the length of an initialisation, others are as they were.
+    let filters = |model: &Model| -> Vec<Tensor> {
+        model.params().iter().filter(|p| p.tensor.dim() == 4).map(|p| p.tensor.shallow_clone()).collect()
+    };
+    for (back, kept) in filters(&back).iter().zip(&filters(&kept)) {
+        let (outputs, inputs) = (back.size()[0], back.size()[1]);
+        let lengths = back.flatten(1, -1).square().sum_dim_intlist(1, false, Kind::Float).sqrt();
+        let likely = lengths.ones_like() * (2.0 * inputs as f64 / outputs as f64).sqrt();
+        match fold {
+            Fold::IntoFilters => assert!(difference(&lengths, &likely) < 1e-5),
+            Fold::AsProducts => assert!(difference(back, kept) < 1e-7),
+        }
+    }
 }
 
 #[test]

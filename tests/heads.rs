@@ -11,7 +11,7 @@ use cmira::onnx::proto::attribute_proto::AttributeType;
 use cmira::onnx::proto::tensor_proto::DataType;
 use cmira::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 use cmira::tensor::{Device, Kind, Tensor};
-use common::{Folder, classifier, cmira, model, node, text, value, weight, weights};
+use common::{Folder, audit, classifier, cmira, model, node, text, value, weight, weights};
 
 fn check(path: &Path, more: &[&str]) -> (i32, serde_json::Value, String) {
     let arguments: Vec<&str> = ["check", text(path), "--json", "--device", "cpu"].iter().chain(more).copied().collect();
@@ -259,24 +259,8 @@ fn labels_in_the_file_name_the_classes_of_an_audit() {
     std::fs::write(folder.path("settings.yaml"), "{backbone: resnet8, head_width: 8, variant: P, pretrain: {epochs: 1}}")
         .unwrap();
 
-    let (forget, probe, out) = (folder.path("drawn/train"), folder.path("drawn/test"), folder.path("out"));
     let settings = folder.path("settings.yaml");
-    let (code, _, stderr) = cmira(&[
-        "audit",
-        "--model",
-        text(&path),
-        "--forget",
-        text(&forget),
-        "--probe",
-        text(&probe),
-        "--out",
-        text(&out),
-        "--settings",
-        text(&settings),
-        "--device",
-        "cpu",
-        "--quiet",
-    ]);
+    let (code, _, stderr) = audit(&folder, &path, 2, &["--settings", text(&settings)]);
     assert_eq!(code, 0, "{stderr}");
     let mut predictions = csv::Reader::from_path(folder.path("out/predictions.csv")).unwrap();
     let header = predictions.headers().unwrap().clone();

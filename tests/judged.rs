@@ -3,7 +3,6 @@
 
 mod common;
 
-use cmira::data::draw::{DrawOptions, draw};
 use cmira::graph::{Mode, Model};
 use cmira::onnx::proto::attribute_proto::AttributeType;
 use cmira::onnx::proto::tensor_proto::DataType;
@@ -11,7 +10,7 @@ use cmira::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, Val
 use cmira::onnx::{self, to_proto};
 use cmira::tensor::{Device, Kind, Tensor, no_grad};
 
-use common::{Folder, classifier, cmira, node, text, value, weight, weights};
+use common::{Folder, audit, classifier, cmira, node, text, value, weight, weights};
 
 #[test]
 fn half_precision_is_compared_in_half_precision() {
@@ -62,23 +61,7 @@ fn a_model_that_onnx_runtime_contradicts_is_not_attacked() {
     }
     let input = value("images", DataType::FLOAT, &[-1, 3, 32, 32]);
     let path = folder.save(classifier(vec![normalise]), input, DataType::FLOAT, constants);
-    let options = DrawOptions { train_per_class: 2, test_per_class: 2, ..DrawOptions::default() };
-    draw(&folder.path("drawn"), &options, &mut |_| ()).expect("images can be drawn");
-    let (forget, probe, out) = (folder.path("drawn/train"), folder.path("drawn/test"), folder.path("out"));
-    let (code, _, stderr) = cmira(&[
-        "audit",
-        "--model",
-        text(&path),
-        "--forget",
-        text(&forget),
-        "--probe",
-        text(&probe),
-        "--out",
-        text(&out),
-        "--device",
-        "cpu",
-        "--quiet",
-    ]);
+    let (code, _, stderr) = audit(&folder, &path, 2, &[]);
     assert_eq!(code, 5, "{stderr}");
     assert!(stderr.contains("libtorch and ONNX Runtime disagree on the images"), "{stderr}");
     assert!(!folder.path("out/results.csv").exists());
@@ -242,12 +225,7 @@ fn a_model_that_no_gradient_reaches_is_not_attacked() {
     nodes.push(node("Cast", &["sums"], "cut", &[("to", DataType::INT32 as i64)]));
     nodes.push(node("Cast", &["cut"], "scores", &[("to", DataType::FLOAT as i64)]));
     let path = folder.save(nodes, value("images", DataType::FLOAT, &[-1, 3, 32, 32]), DataType::FLOAT, weights(Kind::Float));
-    let options = DrawOptions { train_per_class: 1, test_per_class: 1, ..DrawOptions::default() };
-    draw(&folder.path("drawn"), &options, &mut |_| ()).expect("images can be drawn");
-    let (forget, probe, out) = (folder.path("drawn/train"), folder.path("drawn/test"), folder.path("out"));
-    let (forget, probe, out) = (text(&forget), text(&probe), text(&out));
-    let arguments = ["audit", "--model", text(&path), "--forget", forget, "--probe", probe, "--out", out, "--device", "cpu"];
-    let (code, _, stderr) = cmira(&arguments);
+    let (code, _, stderr) = audit(&folder, &path, 1, &[]);
     assert_eq!(code, 4, "{stderr}");
     assert!(stderr.contains("no gradient passes"), "{stderr}");
 }

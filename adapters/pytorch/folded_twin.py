@@ -29,12 +29,11 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnx
 import onnxruntime
 import torch
-from export import ADAPTER, MEAN, SCALE, STD, accuracy, augmented, copy_images, gradient_ascent, read, strip_traces
+from export import ADAPTER, MEAN, SCALE, STD, accuracy, augmented, copy_images, read, strip_traces
 from PIL import Image
 from torch.nn import functional as F
 from zoo import resnet18_cifar
@@ -43,11 +42,9 @@ NORMALISATIONS = 20
 SIDE = 16
 SEED = 1
 SETTINGS = Path(__file__).with_suffix(".yaml")
-ASCENT = SimpleNamespace(retain_loss=10, ascent_lr=1e-3, ascent_batch=64, ascent_steps=100)
 WAYS = {
     "ft": "fine-tuned on the retained images, in training mode",
     "rt": "trained anew on the retained images",
-    "ga": "gradient ascent on the forget images, which holds the running statistics: stale ones are folded in",
 }
 # name: (file, adapter, what it is)
 ARMS = {
@@ -63,7 +60,7 @@ def say(text):
 
 
 def descend(model, data, epochs, rate, batch):
-    """SGD with a one-cycle schedule, in training mode. Labels are smoothed: ascent from a loss of almost nothing stands still and then leaps."""
+    """SGD with a one-cycle schedule, in training mode, with labels smoothed."""
     optimiser = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * math.ceil(len(data.labels) / batch))
     for epoch in range(epochs):
@@ -80,15 +77,11 @@ def descend(model, data, epochs, rate, batch):
     return model
 
 
-def unlearn(way, original, forget, retain, epochs):
+def unlearn(way, original, retain, epochs):
     torch.manual_seed(SEED + 1)
     if way == "ft":
         return descend(original, retain, 8, 0.01, 32)
-    if way == "rt":
-        return descend(resnet18_cifar(), retain, 2 * epochs, 0.02, 32)
-    model, steps = gradient_ascent(original, forget, retain, ASCENT, SEED + 1)
-    say(f"{steps} steps of ascent")
-    return model
+    return descend(resnet18_cifar(), retain, 2 * epochs, 0.02, 32)
 
 
 def export_kept(model, images, path):
@@ -156,7 +149,7 @@ def make(settings, way):
     original.load_state_dict(torch.load(stored))
     parts = {"forget": forget, "retain": retain, "probe": probe}
     before = {name: accuracy(original, part) for name, part in parts.items()}
-    unlearned = unlearn(way, original, forget, retain, settings.epochs)
+    unlearned = unlearn(way, original, retain, settings.epochs)
 
     out = settings.out / way
     out.mkdir(parents=True, exist_ok=True)
@@ -306,7 +299,7 @@ def arguments():
     parser.add_argument("--drawn", default="--train-per-class 60 --test-per-class 40", help="options that the folder was drawn with, for the page (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="where models and audits are written")
     parser.add_argument("--seeds", type=int, default=3, help="audits of each arm (default: %(default)s)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["ft", "rt"], help="ways of unlearning (default: ft rt)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ways of unlearning (default: all)")
     parser.add_argument("--epochs", type=int, default=40, help="epochs of training (default: %(default)s)")
     return parser.parse_args()
 

@@ -69,6 +69,7 @@ impl Rounding {
         if differ > (ours.len() / 100).max(2) {
             self.blame(format!("'{name}' differs from ONNX Runtime's in {differ} of {} numbers", ours.len()));
         }
+        self.places += usize::from(position == 0);
         self.numbers += ours.len();
         self.differ += differ;
         Ok(())
@@ -98,14 +99,14 @@ pub(super) fn compare(model: &Model, witness: &mut Witness, images: &Tensor, tol
     for piece in witness.pieces(images)? {
         let given = witness.run_once(&piece)?;
         let piece = piece.f_to_device(model.device())?;
-        let output = lead(model, &piece, &given, &mut |name, position, ours, theirs| {
-            rounding.see(name, position, ours, theirs, tolerance)
-        })?;
+        let mut here = Rounding::default();
+        let output =
+            lead(model, &piece, &given, &mut |name, position, ours, theirs| here.see(name, position, ours, theirs, tolerance))?;
+        rounding = rounding.and(&here);
         let in_sight = model.report().rounded.iter().all(|name| given.rounded.contains_key(name));
         if !in_sight {
             moved = f64::max(moved, moves(model, &piece, &given, &output)?);
         }
-        rounding.places = given.rounded.len();
         alone.push(model.output(&piece)?.f_to_device(Device::Cpu)?);
         ours.push(output);
         theirs.push(given.scores);

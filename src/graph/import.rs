@@ -1,6 +1,6 @@
 //! A checked file becomes a plan and its stored tensors; every decision is written into the [`ImportReport`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -154,8 +154,10 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     refuse_unsupported(&ir.unsupported)?;
     if !ir.hidden_weights.is_empty() {
         let lifted = subgraph_weights::lift(&mut file.model, &ir.hidden_weights);
+        // Both at once would double the memory.
+        drop(ir);
         ir = ir::read_towards(&file, &scores.value)?;
-        repairs.push(format!("{} weights in subgraphs were moved to the main graph, so that they are trained", lifted.len()));
+        repairs.push(format!("{lifted} weights in subgraphs were moved to the main graph, so that they are trained"));
     }
     if let Some(weight) = ir.hidden_weights.first() {
         return Err(Error::unsupported(format!("the weight '{weight}' stands in a subgraph, where it could not be trained")));
@@ -169,15 +171,9 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     }
     let matrices = weight_matrices(&ir);
     let (logits, head) = head::find(&ir, &file.model);
-    let used_up = roles.used_up.iter().filter_map(|&id| Some((id, ir.values[id].constant.as_ref()?.tensor.size())));
-    let used_up: Vec<(ValueId, Vec<i64>)> = used_up.collect();
+    let aside = frozen_aside(&mut ir, &roles.used_up);
     let (infos, mut stored, indices, mut frozen) = store(&mut ir, &roles.of, &matrices);
-    let unread = |name: String, shape: Vec<i64>, reason: &'static str| TensorInfo { name, shape, reason };
-    frozen.extend(used_up.into_iter().map(|(id, shape)| {
-        unread(ir.values[id].name.clone(), shape, "served only to compute other constants, none of which is a weight")
-    }));
-    let hidden = std::mem::take(&mut ir.hidden_frozen);
-    frozen.extend(hidden.into_iter().map(|(name, shape)| unread(name, shape, "in a subgraph, not in a weight position")));
+    frozen.extend(aside);
     let mut input = Input::of(&ir, &file.model, options)?;
     if whole.is_some() {
         input.largest = 255.0;
@@ -242,6 +238,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     Ok((shared, stored))
 }
 
+/// Trainable tensors that only nodes with subgraphs read.
 fn conditional(ir: &Ir, infos: &[StoredInfo], indices: &HashMap<ValueId, usize>) -> Vec<String> {
     let mut read: HashMap<ValueId, bool> = HashMap::new();
     for node in &ir.nodes {
@@ -308,6 +305,16 @@ fn weight_matrices(ir: &Ir) -> std::collections::HashSet<ValueId> {
         }
     }
     matrices
+}
+
+/// Constants of the file that no node of the main graph reads when it runs.
+fn frozen_aside(ir: &mut Ir, used_up: &BTreeSet<ValueId>) -> Vec<TensorInfo> {
+    let used_up =
+        used_up.iter().filter_map(|&id| Some((ir.values[id].name.clone(), ir.values[id].constant.as_ref()?.tensor.size())));
+    let used_up: Vec<_> = used_up.collect();
+    let with = |reason: &'static str| move |(name, shape)| TensorInfo { name, shape, reason };
+    let inside = std::mem::take(&mut ir.hidden_frozen).into_iter().map(with("in a subgraph, not in a weight position"));
+    used_up.into_iter().map(with("served only to compute other constants, none of which is a weight")).chain(inside).collect()
 }
 
 type Stored = (Vec<StoredInfo>, Vec<Tensor>, HashMap<ValueId, usize>, Vec<TensorInfo>);

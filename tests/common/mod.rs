@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cmira::data::draw::{DrawOptions, draw};
 use cmira::onnx::proto::attribute_proto::AttributeType;
 use cmira::onnx::proto::tensor_proto::DataType;
 use cmira::onnx::proto::{
@@ -18,6 +19,17 @@ pub fn cmira(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_cmira")).args(arguments).output().expect("the binary starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// An audit of a model on drawn images, which are in `drawn` of the folder then; results go to `out`.
+pub fn audit(folder: &Folder, model: &Path, images_per_class: usize, more: &[&str]) -> (i32, String, String) {
+    let options = DrawOptions { train_per_class: images_per_class, test_per_class: images_per_class, ..DrawOptions::default() };
+    draw(&folder.path("drawn"), &options, &mut |_| ()).expect("images can be drawn");
+    let (forget, probe, out) = (folder.path("drawn/train"), folder.path("drawn/test"), folder.path("out"));
+    let mut arguments = vec!["audit", "--model", text(model), "--forget", text(&forget), "--probe", text(&probe)];
+    arguments.extend(["--out", text(&out), "--device", "cpu", "--quiet"]);
+    arguments.extend(more);
+    cmira(&arguments)
 }
 
 /// A declared tensor; -1 stands for an open dimension.

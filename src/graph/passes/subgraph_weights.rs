@@ -8,9 +8,9 @@ use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 
-/// Moves the constants of these names out of all subgraphs; gives the names that they have then.
-pub fn lift(model: &mut ModelProto, names: &[String]) -> Vec<String> {
-    let Some(graph) = model.graph.as_mut() else { return Vec::new() };
+/// Moves the constants of these names out of all subgraphs, under new names; gives their number.
+pub fn lift(model: &mut ModelProto, names: &[String]) -> usize {
+    let Some(graph) = model.graph.as_mut() else { return 0 };
     let mut taken = HashSet::new();
     collect_names(graph, &mut taken);
     let mut lifter = Lifter { wanted: names.iter().map(String::as_str).collect(), taken, lifted: Vec::new() };
@@ -18,11 +18,11 @@ pub fn lift(model: &mut ModelProto, names: &[String]) -> Vec<String> {
         subgraphs_mut(node).for_each(|subgraph| lifter.visit(subgraph));
     }
     let lifted = lifter.lifted;
-    let new_names = lifted.iter().map(|tensor| tensor.name.clone()).collect();
+    let count = lifted.len();
     graph.initializer.extend(lifted);
     // Older files have to list every initializer among the inputs.
     model.ir_version = model.ir_version.max(4);
-    new_names
+    count
 }
 
 struct Lifter<'a> {
@@ -32,13 +32,20 @@ struct Lifter<'a> {
 }
 
 impl Lifter<'_> {
+    fn new_name(&self, old: &str) -> String {
+        let (mut name, mut count) = (format!("{old}.lifted"), 0);
+        while self.taken.contains(&name) {
+            count += 1;
+            name = format!("{old}.lifted.{count}");
+        }
+        name
+    }
+
     fn visit(&mut self, graph: &mut GraphProto) {
         let here: Vec<String> = self.wanted.iter().filter(|name| can_move(graph, name)).map(|name| (*name).to_string()).collect();
         for name in here {
             let Some(mut tensor) = take(graph, &name) else { continue };
-            let new = (0..).map(|n| if n == 0 { format!("{name}.lifted") } else { format!("{name}.lifted.{n}") });
-            // There are more numbers than names.
-            let Some(new) = new.into_iter().find(|new| !self.taken.contains(new)) else { continue };
+            let new = self.new_name(&name);
             rename(graph, &name, &new);
             self.taken.insert(new.clone());
             tensor.name = new;
