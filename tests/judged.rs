@@ -212,6 +212,54 @@ fn constants_that_are_used_up_are_listed() {
     assert_eq!(stdout.lines().filter(own).count(), 1, "{stdout}");
 }
 
+/// Integers that a branch dequantises are listed, and their scale is no weight.
+#[test]
+fn scales_inside_a_branch_are_not_trained() {
+    let folder = Folder::new();
+    let integers = onnx::from_proto(&weight("integers", &[8, 8, 1, 1], Kind::Float)).expect("a small tensor");
+    let inside = vec![
+        to_proto("integers", &(integers * 200.0).round().to_kind(Kind::Int8)).expect("a small tensor"),
+        to_proto("step", &Tensor::from_slice(&[0.005_f32]).reshape([0_i64; 0])).expect("a small tensor"),
+    ];
+    let branch =
+        vec![node("DequantizeLinear", &["integers", "step"], "inner", &[]), node("Conv", &["conv", "inner"], "branch", &[])];
+    let mut constants = weights(Kind::Float);
+    constants.push(threshold());
+    let path = folder.save(choice(branch, inside), value("images", DataType::FLOAT, &[-1, 3, 8, 8]), DataType::FLOAT, constants);
+    let model = Model::open(&path, Device::Cpu).unwrap();
+    let names: Vec<&str> = model.params().iter().map(|param| param.name.as_str()).collect();
+    assert_eq!(names, ["filters", "weight"]);
+    assert!(model.report().frozen.iter().any(|tensor| tensor.name == "integers"), "{:?}", model.report().frozen);
+}
+
+/// What an operator takes as its weight is trained, also if it was put together; a mask with infinities is not.
+#[test]
+fn weights_put_together_by_a_condition_are_trained() {
+    let folder = Folder::new();
+    let tensor = |name: &str, tensor: &Tensor| to_proto(name, tensor).expect("a small tensor");
+    let mask = Tensor::from_slice(&[true, false]).repeat([4]);
+    let infinite = Tensor::from_slice(&[0.0_f32, f32::NEG_INFINITY]).repeat([5]);
+    let mut nodes = classifier(vec![node("Relu", &["conv"], "features", &[])]);
+    let last = nodes.last_mut().expect("the scores");
+    last.input[1] = "chosen".into();
+    last.output[0] = "sums".into();
+    nodes.insert(0, node("Where", &["mask", "one", "other"], "chosen", &[]));
+    nodes.push(node("Max", &["sums", "infinite"], "scores", &[]));
+    let constants = vec![
+        weight("filters", &[8, 3, 3, 3], Kind::Float),
+        tensor("mask", &mask.reshape([8, 1])),
+        weight("one", &[8, 10], Kind::Float),
+        weight("other", &[8, 10], Kind::Float),
+        tensor("infinite", &infinite),
+    ];
+    let path = folder.save(nodes, value("images", DataType::FLOAT, &[-1, 3, 8, 8]), DataType::FLOAT, constants);
+    let model = Model::open(&path, Device::Cpu).unwrap();
+    let names: Vec<&str> = model.params().iter().map(|param| param.name.as_str()).collect();
+    assert_eq!(names, ["filters", "one", "other"]);
+    let frozen = model.report().frozen.iter().find(|tensor| tensor.name == "infinite").expect("a line of its own");
+    assert!(frozen.reason.contains("a mask"), "{frozen:?}");
+}
+
 /// Hours of work on a model that cannot change would end in nothing.
 #[test]
 fn a_model_that_no_gradient_reaches_is_not_attacked() {

@@ -25,8 +25,9 @@ fn rounded(input: &str, output: &str) -> [NodeProto; 2] {
     ]
 }
 
-/// Two layers between rounded numbers; the scale of the first one's weights is multiplied by `error`.
-fn save(folder: &Folder, name: &str, error: f32) -> PathBuf {
+/// Two layers between rounded numbers; the scale of the first one's weights is multiplied by `error`, and `lone` is added to the first
+/// of them, of which one hidden number of 400 is made.
+fn save(folder: &Folder, name: &str, error: f32, lone: i64) -> PathBuf {
     let mut nodes = vec![node("Flatten", &["images"], "flat", &[])];
     nodes.extend(rounded("flat", "x"));
     nodes.push(node("DequantizeLinear", &["first", "first_scale"], "first_float", &[]));
@@ -35,15 +36,17 @@ fn save(folder: &Folder, name: &str, error: f32) -> PathBuf {
     nodes.extend(rounded("relu", "hidden"));
     nodes.push(node("Gemm", &["hidden", "weight"], "plain", &[]));
     nodes.extend(rounded("plain", "scores"));
-    let first = onnx::from_proto(&weight("first", &[192, 40], Kind::Float)).unwrap();
+    let first = onnx::from_proto(&weight("first", &[192, 400], Kind::Float)).unwrap();
+    let mut first = (first * 200.0).round();
+    let _ = first.get(0).get(0).g_add_scalar_(lone);
+    first = first.to_kind(Kind::Int8);
     let mut constants = vec![
-        to_proto("first", &(first * 200.0).round().to_kind(Kind::Int8)).unwrap(),
+        to_proto("first", &first).unwrap(),
         scalar("first_scale", 0.005 * error),
-        weight("weight", &[40, 10], Kind::Float),
+        weight("weight", &[400, 10], Kind::Float),
         to_proto("zero", &Tensor::from_slice(&[0_i64]).to_kind(Kind::Int8).reshape([0_i64; 0])).unwrap(),
     ];
-    constants
-        .extend([("x_scale", 0.03), ("hidden_scale", 0.05), ("scores_scale", 0.04)].map(|(name, scale)| scalar(name, scale)));
+    constants.extend([("x_scale", 0.03), ("hidden_scale", 0.05), ("scores_scale", 0.2)].map(|(name, scale)| scalar(name, scale)));
     let path = folder.path(name);
     onnx::save(&network(nodes, constants, 17), &path).unwrap();
     path
@@ -56,26 +59,39 @@ fn open(path: &std::path::Path) -> Model {
 #[test]
 fn every_place_is_compared_as_finely_as_without_rounding() {
     let folder = Folder::new();
-    let path = save(&folder, "model.onnx", 1.0);
+    let path = save(&folder, "model.onnx", 1.0, 0);
     let model = open(&path);
     let images = parity::random_images(&[50, 3, 8, 8]).unwrap();
     let found = parity::compare(&model, &mut Witness::open(&path, model.report()).unwrap(), &images).unwrap();
     assert!(found.holds(), "{found}");
     assert!(found.tolerance <= PARITY_TOLERANCE);
     let rounding = found.rounding.unwrap();
-    assert_eq!((rounding.places, rounding.numbers), (3, 50 * (192 + 40 + 10)));
+    assert_eq!((rounding.places, rounding.numbers), (3, 50 * (192 + 400 + 10)));
     assert!(rounding.differ <= 3, "{rounding:?}");
 }
 
-/// One part in a hundred of a scale moves most results by less than a step.
-#[test]
-fn a_fault_smaller_than_a_step_is_found() {
+/// What is said of a model whose file is then exchanged for another.
+fn fault(error: f32, lone: i64) -> String {
     let folder = Folder::new();
-    let model = open(&save(&folder, "model.onnx", 1.0));
-    let other = save(&folder, "other.onnx", 1.01);
+    let model = open(&save(&folder, "model.onnx", 1.0, 0));
+    let other = save(&folder, "other.onnx", error, lone);
     let error = compare_on(&other, &model, &parity::random_images(&[50, 3, 8, 8]).unwrap()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Disagree);
-    assert!(error.to_string().contains("hidden_bytes"), "{error}");
+    error.to_string()
+}
+
+/// Two parts in a thousand of a scale move no result by more than a step, and a few in a hundred by one.
+#[test]
+fn a_fault_smaller_than_a_step_is_found_by_how_many_it_moves() {
+    let error = fault(1.002, 0);
+    assert!(error.contains("'hidden_bytes' differs from ONNX Runtime's in"), "{error}");
+}
+
+/// One weight moves one result in 400, by several steps.
+#[test]
+fn a_fault_in_few_places_is_found_by_how_far_it_moves_them() {
+    let error = fault(1.0, 100);
+    assert!(error.contains("'hidden_bytes' differs by"), "{error}");
 }
 
 /// As PyTorch's exporter writes activations of 7 bits, and weights that are moved on their way to where they are dequantised.
