@@ -11,7 +11,7 @@ use std::str::FromStr;
 pub use tch::kind::Element;
 pub use tch::{Device, Kind, NoGradGuard, Reduction, TchError, Tensor};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::files::Staged;
 
 thread_local! {
@@ -228,6 +228,12 @@ pub fn derive_seed(seed: u64, purpose: &str, index: u64) -> u64 {
     rng(seed, purpose, index).next_u64()
 }
 
+/// What the system said of a file, of an error that holds it only in the form for programmers, with a path that nobody has seen.
+fn without_debug(error: &str) -> &str {
+    let message = error.split("message: \"").nth(1).and_then(|rest| rest.split('"').next());
+    message.unwrap_or(error)
+}
+
 /// Writes tensors by name as safetensors, from whatever device; the file appears under its name when all of it is on the disk.
 ///
 /// # Errors
@@ -235,5 +241,26 @@ pub fn derive_seed(seed: u64, purpose: &str, index: u64) -> u64 {
 pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let host = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?) };
     let tensors: Vec<(String, Tensor)> = tensors.iter().map(|(n, t)| Ok((n.clone(), host(t)?))).collect::<Result<_>>()?;
-    Staged::with_path(path, |hidden, _| Tensor::write_safetensors(&tensors, hidden).at(|| path.display()))?.appear()
+    let written = |error: TchError| Error::unexpected(without_debug(&error.to_string())).at(path.display());
+    Staged::with_path(path, |hidden, _| Tensor::write_safetensors(&tensors, hidden).map_err(written))?.appear()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The words of the system, not libtorch's notes on them and not the hidden file's name.
+    #[test]
+    fn a_file_that_cannot_be_written_is_said_in_words() {
+        let tensors = [("weight".to_string(), Tensor::f_from_slice(&[1.0_f32]).unwrap())];
+        let folder = tempfile::tempdir().unwrap();
+        let full = Path::new("/dev/full");
+        let library = Tensor::write_safetensors(&tensors, full).unwrap_err().to_string();
+        assert!(library.contains("Os {"), "{library}");
+        assert_eq!(without_debug(&library), "No space left on device");
+        let path = folder.path().join("weights.safetensors");
+        write_safetensors(&path, &tensors).unwrap();
+        assert_eq!(Tensor::read_safetensors(&path).unwrap().len(), 1);
+    }
 }
