@@ -3,40 +3,17 @@
 //! The expected values were made by `tests/witness/gradients.py`; `tests/witness/README.md` has the formulas and says what is stored.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+mod common;
 
 use cmira::graph::{Mode, Model, State};
 use cmira::nets::{self, Backbone, InputShape};
 use cmira::tensor::{Device, Tensor, set_threads, to_f64s};
 use serde_json::Value;
 
+use crate::common::witness::{compare, expected, hash, noise, spread, witness};
+
 /// The largest relative difference that is allowed.
 const TOLERANCE: f64 = 1e-3;
-
-fn witness(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/witness").join(file)
-}
-
-fn expected(file: &str) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(witness(file)).unwrap()).unwrap()
-}
-
-fn hash(name: &str) -> u32 {
-    name.bytes().fold(2_166_136_261, |h, byte| (h ^ u32::from(byte)).wrapping_mul(16_777_619))
-}
-
-fn noise(seed: u32, i: u32) -> i32 {
-    let mut x = (i.wrapping_add(1)).wrapping_mul(0x9E37_79B1).wrapping_add(seed);
-    x = (x ^ (x >> 16)).wrapping_mul(0x85EB_CA6B);
-    x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE35);
-    x ^= x >> 16;
-    (x >> 8) as i32 - (1 << 23)
-}
-
-fn spread(name: &str, count: usize, bound: f64) -> Vec<f32> {
-    let (seed, factor) = (hash(name), (bound / f64::from(1 << 23)) as f32);
-    (0..count as u32).map(|i| noise(seed, i) as f32 * factor).collect()
-}
 
 #[test]
 fn the_formula_is_the_documented_one() {
@@ -71,30 +48,6 @@ fn fill(model: &Model, expected: &Value) {
     model.load_state(&State(filled)).unwrap();
 }
 
-/// Compares a tensor with what is stored of it.
-fn compare(what: &str, name: &str, tensor: &Tensor, stored: &Value) {
-    let values = to_f64s(tensor).unwrap();
-    let norm = values.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let number = |key: &str| stored[key].as_f64().unwrap();
-    let (expected_norm, expected_max) = (number("norm"), number("max_abs"));
-    let close = |key: &str, actual: f64, expected: f64, allowed: f64| {
-        assert!((actual - expected).abs() <= allowed, "{what}, {name}: {key} is {actual}, PyTorch has {expected}");
-    };
-    close("norm", norm, expected_norm, TOLERANCE * expected_norm);
-    let max = values.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-    close("max_abs", max, expected_max, TOLERANCE * expected_max);
-    let direction = spread(&format!("projection {name}"), values.len(), 1.0);
-    let projection: f64 = values.iter().zip(&direction).map(|(v, d)| v * f64::from(*d)).sum();
-    close("projection", projection, number("projection"), TOLERANCE * expected_norm);
-    close("sum", values.iter().sum(), number("sum"), TOLERANCE * expected_norm * (values.len() as f64).sqrt());
-    let samples = stored["samples"].as_array().unwrap();
-    assert!(!samples.is_empty());
-    for sample in samples {
-        let index = sample[0].as_u64().unwrap() as usize;
-        close(&format!("entry {index}"), values[index], sample[1].as_f64().unwrap(), TOLERANCE * expected_max);
-    }
-}
-
 fn agrees(make: impl Fn() -> Model, expected: &Value) {
     set_threads(1);
     let images = Tensor::f_from_slice(&spread("images", 8 * 3 * 32 * 32, 2.0)).unwrap().f_view([8, 3, 32, 32]).unwrap();
@@ -123,14 +76,14 @@ fn agrees(make: impl Fn() -> Model, expected: &Value) {
         assert_eq!(gradients.len(), model.params().len(), "{what}: parameters");
         for param in model.params() {
             let stored = gradients.get(&param.name).unwrap_or_else(|| panic!("PyTorch has no parameter {}", param.name));
-            compare(what, &param.name, &param.tensor.f_grad().unwrap(), stored);
+            compare(what, &param.name, &param.tensor.f_grad().unwrap(), stored, TOLERANCE);
         }
         if mode == Mode::Train {
             let running = expected["running_after_train"].as_object().unwrap();
             let buffers: Vec<_> = model.buffers().collect();
             assert_eq!(running.len(), buffers.len());
             for (name, buffer) in buffers {
-                compare("running statistics", name, buffer, &running[name]);
+                compare("running statistics", name, buffer, &running[name], TOLERANCE);
             }
         }
     }

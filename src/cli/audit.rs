@@ -7,13 +7,12 @@ use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
 use crate::check::{self, Parity};
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::cli::progress::Bar;
-use crate::data::{Adapter, Batches};
+use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome};
 use crate::harness::results::{self, Described};
 use crate::nets::Backbone;
-use crate::onnx;
 use crate::tensor::{Device, Tensor};
 use crate::train;
 use crate::yaml;
@@ -99,7 +98,7 @@ fn audit(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let model = open(model_path, &adapter, &args.reading, device)?;
+    let model = common::open(model_path, &adapter, &args.reading, device)?;
     let expected = common::expected(&model, &adapter, args.resize)?;
     let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let repaired = |model: Model, path: &Path| -> Result<Model> {
@@ -139,9 +138,9 @@ fn audit(args: &Args) -> Result<()> {
         Ok(Finished { summary: results::write(&audit, &outcome, &described, seconds)?, outcome })
     };
     let control = match &args.control {
-        Some(path) => {
-            Some(open(path, &adapter, &args.reading, device).and_then(|control| repaired(control, path)).at(|| "control")?)
-        }
+        Some(path) => Some(
+            common::open(path, &adapter, &args.reading, device).and_then(|control| repaired(control, path)).at(|| "control")?,
+        ),
         None => None,
     };
     // Both are tried before the first of them is attacked for hours.
@@ -210,11 +209,6 @@ impl Witnessed {
 struct Finished {
     summary: results::Summary,
     outcome: Outcome,
-}
-
-fn open(path: &Path, adapter: &Adapter, reading: &Reading, device: Device) -> Result<Model> {
-    let file = onnx::read(path, &reading.limits()?)?;
-    Model::import(file, &common::import_options(adapter), device)
 }
 
 fn settings(args: &Args) -> Result<AttackSettings> {

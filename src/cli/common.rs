@@ -8,7 +8,7 @@ use crate::data::adapter::Output;
 use crate::data::{Adapter, Batches, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
 use crate::graph::{Head, ImportOptions, Model};
-use crate::onnx::Limits;
+use crate::onnx::{self, Limits};
 use crate::tensor::{Device, DeviceChoice, Tensor, set_threads};
 
 /// Where and how to compute.
@@ -121,6 +121,12 @@ pub fn import_options(adapter: &Adapter) -> ImportOptions {
         head,
         repairs: adapter.repairs,
     }
+}
+
+/// Imports a model as its adapter says.
+pub fn open(path: &Path, adapter: &Adapter, reading: &Reading, device: Device) -> Result<Model> {
+    let file = onnx::read(path, &reading.limits()?)?;
+    Model::import(file, &import_options(adapter), device)
 }
 
 /// How images have to look for a model: size, channels and class names.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::body::{self, Body};
-use crate::graph::ops::{self, Call, Kernel, Mode, Op};
+use crate::graph::ops::{self, ByExample, Call, ExampleRule, Kernel, Mode, Op};
 use crate::graph::order::{needed, topological_order};
 use crate::graph::params::Strength;
 use crate::graph::passes::straight_through;
@@ -74,6 +74,8 @@ pub(crate) struct IrNode {
     pub kernel: Kernel,
     /// A stand-in for the kernel; see [`Op::sketched`].
     pub sketch: Option<Kernel>,
+    /// How constant operands get a gradient from every example; see [`Op::by_example`].
+    pub rule: Option<ExampleRule>,
     pub inputs: Vec<Option<ValueId>>,
     pub outputs: Vec<Option<ValueId>>,
     /// Inputs that stand where weights stand in the node's subgraphs, beside those that its operator names.
@@ -319,6 +321,7 @@ impl Reader<'_> {
         }
         let kernel = (op.compile)(&node)?;
         let sketch = op.sketch.map(|compile| compile(&node)).transpose()?;
+        let rule = if let ByExample::Rule(compile) = op.by_example { Some(compile(&node)?) } else { None };
         inputs.extend(body::differentiated(proto).map(|name| self.ids.get(name).copied()));
         if let Some(attribute) = node.unread().first() {
             return Err(Error::unsupported(format!(
@@ -333,7 +336,7 @@ impl Reader<'_> {
             }
             return Ok(None);
         }
-        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, inputs, outputs, weights }))
+        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, rule, inputs, outputs, weights }))
     }
 
     fn types_of(&self, proto: &NodeProto) -> Vec<Option<i32>> {
@@ -381,7 +384,7 @@ impl Reader<'_> {
             let place = producer.map_or(0, |index| nodes[index].place);
             let label = format!("the value '{}', by which something is differentiated", self.values[id].name);
             let (inputs, outputs) = (vec![Some(id)], vec![Some(copy)]);
-            let node = IrNode { place, label, op: row, kernel, sketch: None, inputs, outputs, weights: Vec::new() };
+            let node = IrNode { place, label, op: row, kernel, sketch: None, rule: None, inputs, outputs, weights: Vec::new() };
             nodes.insert(producer.map_or(0, |index| index + 1), node);
         }
         Ok(())

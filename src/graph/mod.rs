@@ -1,7 +1,9 @@
 //! The one model type: an ONNX graph as a compiled plan over libtorch tensors, with its parameters as trainable leaves.
 
 mod body;
+pub mod by_example;
 mod export;
+mod fresh;
 pub mod import;
 mod input;
 mod ir;
@@ -17,6 +19,7 @@ mod passes;
 mod plan;
 mod program;
 
+pub use by_example::{ExampleGradients, OneByOne};
 pub use import::{ImportReport, TensorInfo};
 pub use ir::Unsupported;
 pub use layout::Layout;

@@ -303,6 +303,11 @@ impl Model {
         self.parametrization = Some(std::cell::RefCell::new(parametrization));
     }
 
+    /// Whether there is one.
+    pub(crate) fn has_parametrization(&self) -> bool {
+        self.parametrization.is_some()
+    }
+
     /// Resets the parametrization, if there is one; see [`Parametrization::reset`].
     pub fn reset_parametrization(&self) {
         if let Some(parametrization) = &self.parametrization {
@@ -373,7 +378,7 @@ impl Model {
 }
 
 /// `[N, K, 1, 1]`, which fully convolutional heads give, as `[N, K]`.
-fn flatten_logits(logits: Tensor) -> Result<Tensor> {
+pub(crate) fn flatten_logits(logits: Tensor) -> Result<Tensor> {
     let shape = logits.size();
     if shape.len() > 2 && shape[2..].iter().all(|&d| d == 1) {
         return Ok(logits.f_flatten(1, -1)?);

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
 use crate::graph::ir::{Ir, IrNode, ValueId, run_kernel};
-use crate::graph::ops::{Call, Kernel, Mode, one};
-use crate::tensor::Tensor;
+use crate::graph::ops::{ByExample, Call, ExampleRule, Kernel, Mode, one};
+use crate::tensor::{Tensor, guarded};
 
 /// Where a step finds one of its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub(crate) struct Step {
     pub kernel: Kernel,
     /// A stand-in for the kernel, where one may be used; see [`Op::sketched`](crate::graph::ops::Op::sketched).
     sketch: Option<Kernel>,
+    /// How constant operands get a gradient from every example.
+    by_example: ByExample,
+    rule: Option<ExampleRule>,
     pub label: String,
     pub operator: &'static str,
     /// Index of the node in the file.
@@ -96,9 +99,10 @@ impl Plan {
             if all_fixed {
                 fixed.extend(node.outputs.iter().flatten());
             }
-            let IrNode { place, label, op, kernel, sketch, .. } = node;
+            let IrNode { place, label, op, kernel, sketch, rule, .. } = node;
             let sketch = sketch.filter(|_| by_constant && !all_fixed);
-            steps.push(Step { kernel, sketch, label, operator: op.name, place, inputs, outputs, last_uses: Vec::new() });
+            let (operator, by_example, last_uses) = (op.name, op.by_example, Vec::new());
+            steps.push(Step { kernel, sketch, by_example, rule, label, operator, place, inputs, outputs, last_uses });
         }
         // The last product decides what the scores look like, and whether they are probabilities.
         if let Some(last) = steps[..first_steps].iter_mut().rev().find(|step: &&mut Step| step.sketch.is_some()) {
@@ -118,6 +122,8 @@ impl Plan {
         self.steps.push(Step {
             kernel,
             sketch: None,
+            by_example: ByExample::Alone,
+            rule: None,
             label: "the logarithm of the scores".to_string(),
             operator: "(logarithm)",
             place: usize::MAX,
@@ -184,6 +190,22 @@ impl Plan {
     fn run_one(&self, stored: &[Tensor], input: &Tensor, result: usize, pass: &Pass) -> Result<Tensor> {
         let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps_for(result), pass, &mut |_, _| Ok(()))?;
         self.result(stored, &slots, result)
+    }
+
+    /// The steps that the first result needs.
+    pub fn first_steps(&self) -> &[Step] {
+        &self.steps[..self.first_steps]
+    }
+
+    /// Runs what the first result needs in evaluation and keeps all values, by slot.
+    pub fn run_kept(&self, stored: &[Tensor], input: &Tensor) -> Result<(Tensor, Vec<Option<Tensor>>)> {
+        let mut slots = vec![Some(input.shallow_clone())];
+        slots.resize_with(self.slots, || None);
+        for step in self.first_steps() {
+            let outputs = step.run(stored, &slots, Mode::Eval)?;
+            step.store(outputs, &mut slots);
+        }
+        Ok((self.result(stored, &slots, 0)?, slots))
     }
 
     fn steps_for(&self, result: usize) -> usize {
@@ -267,15 +289,7 @@ impl Step {
     }
 
     fn run_kernel(&self, kernel: &Kernel, stored: &[Tensor], slots: &[Option<Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
-        let inputs: Vec<Option<&Tensor>> = self
-            .inputs
-            .iter()
-            .map(|source| match source {
-                None => None,
-                Some(Source::Stored(index)) => stored.get(*index),
-                Some(Source::Slot(slot)) => slots.get(*slot).and_then(Option::as_ref),
-            })
-            .collect();
+        let inputs = self.find_inputs(stored, slots);
         let outputs = run_kernel(kernel, &Call { inputs: &inputs, mode }).at(|| &self.label)?;
         let needed = self.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         if outputs.len() < needed {
@@ -284,6 +298,61 @@ impl Step {
             );
         }
         Ok(outputs)
+    }
+
+    /// Whether a constant operand may get a gradient from every example without looking at them one by one.
+    pub fn has_rule(&self) -> bool {
+        !matches!(self.by_example, ByExample::Alone)
+    }
+
+    /// From the gradient of the first output, `[n, ...]`, to that of the constant operand at `position` for every example,
+    /// `[n, shape...]`; `None` where the operator has no rule for these shapes. `slots` still hold this step's inputs.
+    pub fn by_example(
+        &self,
+        stored: &[Tensor],
+        slots: &[Option<Tensor>],
+        gradient: &Tensor,
+        position: usize,
+    ) -> Result<Option<Tensor>> {
+        let inputs = self.find_inputs(stored, slots).into_iter().map(|input| input.map(Tensor::f_detach).transpose());
+        let inputs = inputs.collect::<std::result::Result<Vec<_>, _>>()?;
+        let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+        match &self.rule {
+            Some(rule) => guarded(|| rule(&Call { inputs: &inputs, mode: Mode::Eval }, gradient, position)).at(|| &self.label),
+            None => self.by_copies(&inputs, gradient, position).at(|| &self.label),
+        }
+    }
+
+    /// See [`ByExample::Copies`].
+    fn by_copies(&self, inputs: &[Option<&Tensor>], gradient: &Tensor, position: usize) -> Result<Option<Tensor>> {
+        let Some(operand) = inputs.get(position).copied().flatten() else { return Ok(None) };
+        let (shape, wanted) = (operand.size(), gradient.size());
+        let Some(missing) = wanted.len().checked_sub(shape.len()) else { return Ok(None) };
+        let mut copies: Vec<i64> = std::iter::repeat_n(1, missing).chain(shape.iter().copied()).collect();
+        match (copies.first_mut(), wanted.first()) {
+            (Some(first), Some(&n)) if *first == 1 => *first = n,
+            _ => return Ok(None),
+        }
+        let mut one = copies.clone();
+        one[0] = 1;
+        let copies = operand.f_reshape(one)?.f_expand(copies, false)?.f_contiguous()?.f_set_requires_grad(true)?;
+        let mut inputs = inputs.to_vec();
+        inputs[position] = Some(&copies);
+        let output = run_kernel(&self.kernel, &Call { inputs: &inputs, mode: Mode::Eval })?.into_iter().next();
+        let Some(output) = output.filter(|output| output.size() == wanted) else { return Ok(None) };
+        let total = output.f_mul(gradient)?.f_sum(gradient.f_kind()?)?;
+        let found = Tensor::f_run_backward(&[total], &[&copies], false, false)?.into_iter().next();
+        let shape: Vec<i64> = wanted[..1].iter().copied().chain(shape).collect();
+        Ok(found.filter(Tensor::defined).map(|found| found.f_reshape(shape)).transpose()?)
+    }
+
+    fn find_inputs<'a>(&self, stored: &'a [Tensor], slots: &'a [Option<Tensor>]) -> Vec<Option<&'a Tensor>> {
+        let find = |source: &Option<Source>| match source {
+            None => None,
+            Some(Source::Stored(index)) => stored.get(*index),
+            Some(Source::Slot(slot)) => slots.get(*slot).and_then(Option::as_ref),
+        };
+        self.inputs.iter().map(find).collect()
     }
 
     /// Lets go of what nobody reads after this step.

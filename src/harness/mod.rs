@@ -4,3 +4,4 @@
 pub mod audit;
 pub mod results;
 pub mod state;
+pub mod unlearning;

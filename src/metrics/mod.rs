@@ -2,5 +2,6 @@
 
 pub mod accuracy;
 pub mod interval;
+pub mod membership;
 pub mod polygon;
 pub mod recovery;

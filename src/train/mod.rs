@@ -21,4 +21,4 @@ pub use network::Network;
 pub use samples::{Held, Images, Labelled, Samples, Targets};
 pub use schedule::Schedule;
 pub use settings::{Direction, TrainSettings};
-pub use sgd_loop::fit;
+pub use sgd_loop::{Adjust, fit, fit_adjusted};

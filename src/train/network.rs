@@ -1,7 +1,7 @@
 //! [`Network`]: the little that training needs to know of a model.
 
 use crate::error::Result;
-use crate::graph::{Mode, Model, Param, State};
+use crate::graph::{ExampleGradients, Mode, Model, Param, State};
 use crate::tensor::Tensor;
 
 /// Something that gives logits and has parameters: a [`Model`], or a model with a constraint around it.
@@ -27,6 +27,13 @@ pub trait Network {
     /// Data, when names or shapes differ.
     fn load_state(&self, state: &State) -> Result<()>;
 
+    /// Gradients in [`Mode::Eval`] of every example by itself; `trial` are some images, two or more where there are, on which a
+    /// quicker way may be tried first.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn example_gradients(&self, trial: &Tensor) -> Result<Box<dyn ExampleGradients + '_>>;
+
     /// Called before every epoch: forgets what earlier passes left beside the parameters, so that a training taken up again at an
     /// epoch goes on as if never interrupted.
     fn before_epoch(&self) {}
@@ -47,6 +54,10 @@ impl Network for Model {
 
     fn load_state(&self, state: &State) -> Result<()> {
         Model::load_state(self, state)
+    }
+
+    fn example_gradients(&self, trial: &Tensor) -> Result<Box<dyn ExampleGradients + '_>> {
+        Model::example_gradients(self, trial)
     }
 
     fn before_epoch(&self) {

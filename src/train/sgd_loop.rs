@@ -28,6 +28,25 @@ use crate::tensor::{Kind, Tensor, rng, seed_libtorch, to_f64s};
 /// there are no images or not enough for one batch. Unexpected, when the loss is no longer finite. Interrupted, when
 /// [`Control::stop`] is set: with a checkpoint, network and file are then both at the end of the last finished epoch.
 pub fn fit(network: &dyn Network, data: &dyn Samples, settings: &TrainSettings, control: &mut Control) -> Result<History> {
+    fit_adjusted(network, data, settings, control, &mut |_, _| Ok(()))
+}
+
+/// Changes the gradients of the loss before each step, one for each parameter and in their order, in an epoch counted from 0:
+/// penalties and masks. A gradient that is not defined belongs to a parameter on which the loss does not depend.
+pub type Adjust<'a> = dyn FnMut(usize, &mut [Tensor]) -> Result<()> + 'a;
+
+/// As [`fit`], with gradients that are adjusted before each step. A training that is taken up again has to be given the same
+/// adjustment.
+///
+/// # Errors
+/// As [`fit`].
+pub fn fit_adjusted(
+    network: &dyn Network,
+    data: &dyn Samples,
+    settings: &TrainSettings,
+    control: &mut Control,
+    adjust: &mut Adjust,
+) -> Result<History> {
     settings.check()?;
     if network.params().is_empty() {
         return Err(Error::usage("the model has no trainable parameters"));
@@ -54,7 +73,7 @@ pub fn fit(network: &dyn Network, data: &dyn Samples, settings: &TrainSettings, 
             (Some(_), Some(_)) => Some(Snapshot::take(network, &optimiser, &history)?),
             _ => None,
         };
-        let Some(record) = run_epoch(network, data, settings, &batches, extent, epoch, &mut optimiser, control)? else {
+        let Some(record) = run_epoch(network, data, settings, &batches, extent, epoch, &mut optimiser, control, adjust)? else {
             let interrupted = Error::interrupted(format!("stopped in epoch {} of {}", epoch + 1, settings.epochs));
             let (Some((identity, checkpoint)), Some(before)) = (&saving, before) else {
                 return Err(interrupted.help("nothing was saved of this training"));
@@ -84,6 +103,7 @@ fn run_epoch(
     epoch: usize,
     optimiser: &mut Sgd,
     control: &mut Control,
+    adjust: &mut Adjust,
 ) -> Result<Option<EpochRecord>> {
     network.before_epoch();
     let stream = u64::try_from(epoch).map_err(Error::unexpected)?;
@@ -109,7 +129,8 @@ fn run_epoch(
         };
         let step = epoch.saturating_mul(batches.len()).saturating_add(index);
         learning_rate = settings.learning_rate * settings.schedule.factor(step, extent);
-        let gradients = optimiser.gradients(&objective)?;
+        let mut gradients = optimiser.gradients(&objective)?;
+        adjust(epoch, &mut gradients)?;
         optimiser.step(gradients, learning_rate)?;
         let summand = loss.f_detach()?.f_to_kind(Kind::Double)?.f_mul_scalar(*size)?.f_to_device(total.device())?;
         total = total.f_add_(&summand)?;

@@ -7,7 +7,7 @@ use rand_pcg::Pcg64;
 
 use super::{Held, Images, Labelled, Network, Samples, Targets};
 use crate::error::Result;
-use crate::graph::{Mode, Param, State};
+use crate::graph::{ExampleGradients, Mode, OneByOne, Param, State};
 use crate::tensor::{Device, Tensor, no_grad, to_f32s};
 
 /// `logits = images W^T + b`, where an "image" is three pixels `[3, 1, 1]` and there are two classes.
@@ -42,6 +42,10 @@ impl Network for Linear {
 
     fn params(&self) -> &[Param] {
         &self.params
+    }
+
+    fn example_gradients(&self, _: &Tensor) -> Result<Box<dyn ExampleGradients + '_>> {
+        Ok(Box::new(OneByOne::new(Box::new(|images| self.forward(images, Mode::Eval)), &self.params)))
     }
 
     fn state(&self) -> Result<State> {

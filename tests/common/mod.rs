@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod witness;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

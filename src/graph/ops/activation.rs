@@ -1,7 +1,7 @@
 //! Activation functions.
 
 use super::operands::{bound_broadcast, is_whole, pair, unary};
-use super::{Call, Kernel, Node, Op, one};
+use super::{ByExample, Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
 
@@ -28,7 +28,7 @@ pub const OPS: &[Op] = &[
         one(move |call| Ok(call.input(0)?.f_threshold(alpha, 0.0)?))
     }),
     Op::new("PRelu", 1, 2, prelu_per_channel).at_least(2).weights(&[1]).gradients(&[0, 1]),
-    Op::new("PRelu", 7, 2, |_| one(prelu)).at_least(2).weights(&[1]).gradients(&[0, 1]),
+    Op::new("PRelu", 7, 2, |_| one(prelu)).at_least(2).weights(&[1]).gradients(&[0, 1]).by_example(ByExample::Copies),
     Op::new("Gelu", 20, 1, gelu),
     Op::new("Gelu", 1, 1, gelu).domain("com.microsoft"),
     Op::new("FastGelu", 1, 2, |_| biased_gelu("tanh")).domain("com.microsoft").weights(&[1]).gradients(&[0, 1]),

@@ -1,17 +1,29 @@
 //! Arithmetic on two or more operands, and Clip.
 
 use super::operands::{Align, bound_broadcast, device_of, is_whole, on, variadic};
-use super::{ALL, Call, Kernel, Node, Op, one};
+use super::{ALL, ByExample, Call, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Kind, Tensor, is_float, to_i64s};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Add", 1, 2, |node| binary(node, |a, b| Ok(a.f_add(b)?))).at_least(2).weights(ALL).gradients(ALL),
-    Op::new("Sub", 1, 2, |node| binary(node, |a, b| Ok(a.f_sub(b)?))).at_least(2).weights(ALL).gradients(ALL),
-    Op::new("Mul", 1, 2, |node| binary(node, |a, b| Ok(a.f_mul(b)?))).at_least(2).weights(ALL).gradients(ALL),
-    Op::new("Div", 1, 2, |node| binary(node, div)).at_least(2).weights(ALL).gradients(ALL),
-    Op::new("Pow", 1, 2, |node| binary(node, pow)).at_least(2).weights(ALL).gradients(ALL),
+    Op::new("Add", 1, 2, |node| binary(node, |a, b| Ok(a.f_add(b)?)))
+        .at_least(2)
+        .weights(ALL)
+        .gradients(ALL)
+        .by_example(ByExample::Copies),
+    Op::new("Sub", 1, 2, |node| binary(node, |a, b| Ok(a.f_sub(b)?)))
+        .at_least(2)
+        .weights(ALL)
+        .gradients(ALL)
+        .by_example(ByExample::Copies),
+    Op::new("Mul", 1, 2, |node| binary(node, |a, b| Ok(a.f_mul(b)?)))
+        .at_least(2)
+        .weights(ALL)
+        .gradients(ALL)
+        .by_example(ByExample::Copies),
+    Op::new("Div", 1, 2, |node| binary(node, div)).at_least(2).weights(ALL).gradients(ALL).by_example(ByExample::Copies),
+    Op::new("Pow", 1, 2, |node| binary(node, pow)).at_least(2).weights(ALL).gradients(ALL).by_example(ByExample::Copies),
     Op::new("Mod", 10, 2, modulo).at_least(2).gradients(ALL),
     Op::new("Max", 1, usize::MAX, |node| fold(node, |a, b| Ok(a.f_maximum(b)?))).weights(ALL).gradients(ALL),
     Op::new("Min", 1, usize::MAX, |node| fold(node, |a, b| Ok(a.f_minimum(b)?))).weights(ALL).gradients(ALL),

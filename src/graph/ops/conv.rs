@@ -2,13 +2,13 @@
 
 use super::operands::{elements, is_whole};
 use super::window::{Geometry, Padding, Window, bounded, pad, spatial};
-use super::{Call, Kernel, Node, Op, one};
+use super::{ByExample, Call, ExampleRule, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Conv", 1, 3, conv).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]),
+    Op::new("Conv", 1, 3, conv).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).by_example(ByExample::Rule(conv_by_example)),
     Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]),
     Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
 ];
@@ -42,6 +42,33 @@ pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, windo
     let more = |side: &[i64]| -> Vec<i64> { side.iter().zip(&both).map(|(&side, &both)| side - both).collect() };
     let x = pad(x, &more(begin), &more(end), 0.0)?;
     Ok(x.f_convolution(weight, bias, strides, &both, dilations, false, &none, groups)?)
+}
+
+/// The gradient of a filter is, for every example, the product of the output's gradient with what the filter met at each place.
+fn conv_by_example(node: &Node<'_>) -> Result<ExampleRule> {
+    let window = Window::of(node)?;
+    let groups = groups(node)?;
+    Ok(Box::new(move |call, gradient, position| {
+        let (x, weight) = (call.input(0)?, call.input(1)?);
+        let (&[n, channels, ..], &[_, filters, height, width]) = (x.size().as_slice(), gradient.size().as_slice()) else {
+            return Ok(None);
+        };
+        if position == 2 {
+            return Ok(Some(gradient.f_sum_dim_intlist(&[2_i64, 3][..], false, None::<crate::tensor::Kind>)?));
+        }
+        if position != 1 || weight.dim() != 4 {
+            return Ok(None);
+        }
+        let geometry = window.over(&spatial(x)?, &spatial(weight)?)?;
+        let Geometry { kernel, strides, dilations, begin, end } = &geometry;
+        let met = channels * kernel[0] * kernel[1];
+        elements(&[n, met, height, width])?;
+        let columns = pad(x, begin, end, 0.0)?.f_im2col(kernel, dilations, [0, 0], strides)?;
+        let columns = columns.f_reshape([n, groups, met / groups, height * width])?;
+        let gradient = gradient.f_reshape([n, groups, filters / groups, height * width])?;
+        let shape: Vec<i64> = [n].into_iter().chain(weight.size()).collect();
+        Ok(Some(gradient.f_matmul(&columns.f_transpose(2, 3)?)?.f_reshape(shape)?))
+    }))
 }
 
 /// Refuses a result `[N, channels, outputs...]` larger than [`elements`] allows.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::conv::centred;
 use super::operands::{broadcast, device_of, elements, is_whole, on, pair, variadic};
-use super::{ALL, Call, Kernel, Node, Op, one};
+use super::{ALL, ByExample, Call, ExampleRule, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
 
@@ -26,7 +26,8 @@ pub const OPS: &[Op] = &[
             let (a, b) = pair(call)?;
             sketch(&a, &b)
         })
-    }),
+    })
+    .by_example(ByExample::Rule(|_| Ok(Box::new(matmul_by_example)))),
     Op::new("FusedMatMul", 1, 2, |node| fused(node, false))
         .domain("com.microsoft")
         .at_least(2)
@@ -37,12 +38,14 @@ pub const OPS: &[Op] = &[
         .at_least(3)
         .weights(&[0, 1, 2])
         .gradients(ALL)
-        .sketched(|node| gemm(node, true)),
+        .sketched(|node| gemm(node, true))
+        .by_example(ByExample::Rule(gemm_by_example)),
     Op::new("Gemm", 11, 3, |node| gemm(node, false))
         .at_least(2)
         .weights(&[0, 1, 2])
         .gradients(ALL)
-        .sketched(|node| gemm(node, true)),
+        .sketched(|node| gemm(node, true))
+        .by_example(ByExample::Rule(gemm_by_example)),
     Op::new("Einsum", 12, usize::MAX, |node| {
         let Some(equation) = node.text("equation")? else { return Err(Error::malformed("attribute 'equation' is missing")) };
         let einsum = Einsum::of(&equation);
@@ -97,6 +100,45 @@ fn sketch(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let factors = Tensor::f_linspace(0.5, 1.5, columns, (Kind::Float, a.device()))?.f_to_kind(a.f_kind()?)?;
     let mean = a.f_mean_dim(-1_i64, true, a.f_kind()?)?;
     Ok(picked.f_narrow(-1, 0, columns)?.f_add(&mean)?.f_mul(&factors)?)
+}
+
+/// Of a matrix to the right of examples `[n, ..., k]`.
+fn matmul_by_example(call: &Call<'_>, gradient: &Tensor, position: usize) -> Result<Option<Tensor>> {
+    let (a, b) = pair(call)?;
+    let (&[rows, columns], true) = (b.size().as_slice(), position == 1 && a.dim() >= 2) else { return Ok(None) };
+    let n = a.size()[0];
+    let (a, gradient) = (a.f_reshape([n, -1, rows])?, gradient.f_reshape([n, -1, columns])?);
+    Ok(Some(a.f_transpose(1, 2)?.f_matmul(&gradient)?))
+}
+
+/// Of B and C in `alpha A B' + beta C`, where the rows of A are the examples.
+fn gemm_by_example(node: &Node<'_>) -> Result<ExampleRule> {
+    let (alpha, beta) = (node.float_or("alpha", 1.0)?, node.float_or("beta", 1.0)?);
+    let (transpose_a, transpose_b) = (node.flag("transA")?, node.flag("transB")?);
+    Ok(Box::new(move |call, gradient, position| {
+        let n = gradient.size().first().copied().unwrap_or(0);
+        match position {
+            _ if transpose_a => Ok(None),
+            1 => {
+                let (a, gradient) = (call.input(0)?.f_unsqueeze(2)?, gradient.f_unsqueeze(1)?);
+                let product = a.f_mul(&gradient)?;
+                scaled(&if transpose_b { product.f_transpose(1, 2)? } else { product }, alpha).map(Some)
+            }
+            2 => {
+                let c = call.input(2)?.size();
+                let own = |wide: Tensor| -> Result<Tensor> {
+                    let shape: Vec<i64> = [n].into_iter().chain(c.iter().copied()).collect();
+                    Ok(wide.f_reshape(shape)?)
+                };
+                match c.as_slice() {
+                    [] | [1] | [1, 1] => own(scaled(&gradient.f_sum_dim_intlist(1_i64, false, None::<Kind>)?, beta)?).map(Some),
+                    [_] | [1, _] => own(scaled(gradient, beta)?).map(Some),
+                    _ => Ok(None),
+                }
+            }
+            _ => Ok(None),
+        }
+    }))
 }
 
 /// The labels of an Einsum equation, to know how large its results become; whether it is one is libtorch's to say.

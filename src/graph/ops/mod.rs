@@ -105,6 +105,22 @@ impl Call<'_> {
 /// A compiled node: takes the inputs, gives the outputs in order.
 pub type Kernel = Box<dyn Fn(&Call<'_>) -> Result<Vec<Tensor>> + Send + Sync>;
 
+/// From a node's inputs and the gradient of its first output, `[n, ...]`, to the gradient of the constant operand at a position for
+/// every example by itself, `[n, shape of the operand...]`; `None` where shapes are not those that the rule is for.
+pub type ExampleRule = Box<dyn Fn(&Call<'_>, &Tensor, usize) -> Result<Option<Tensor>> + Send + Sync>;
+
+/// How the gradients of an operator's constant operands are found for every example of a batch by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum ByExample {
+    /// There is no rule: the examples have to be looked at one by one.
+    #[default]
+    Alone,
+    /// The operand is broadcast against the batch: the node is run once more with a copy of the operand for each example.
+    Copies,
+    /// By a rule of the operator's own.
+    Rule(fn(&Node<'_>) -> Result<ExampleRule>),
+}
+
 /// Wraps a function with a single output as a [`Kernel`].
 pub fn one(run: impl Fn(&Call<'_>) -> Result<Tensor> + Send + Sync + 'static) -> Result<Kernel> {
     Ok(Box::new(move |call| Ok(vec![run(call)?])))
@@ -137,6 +153,8 @@ pub struct Op {
     pub compile: fn(&Node<'_>) -> Result<Kernel>,
     /// As `compile`, for a stand-in that may be run where input 1, if there is one, is a constant: see [`Op::sketched`].
     pub sketch: Option<fn(&Node<'_>) -> Result<Kernel>>,
+    /// How constant operands get a gradient from every example.
+    pub by_example: ByExample,
 }
 
 /// How constants are treated on their way through an operator to a weight position.
@@ -173,6 +191,7 @@ impl Op {
             differentiable: &[0],
             compile,
             sketch: None,
+            by_example: ByExample::Alone,
         }
     }
 
@@ -218,6 +237,12 @@ impl Op {
     /// hides behind a dead activation or a single heavy weight; the comparison with ONNX Runtime on several images shows that.
     pub const fn sketched(mut self, sketch: fn(&Node<'_>) -> Result<Kernel>) -> Self {
         self.sketch = Some(sketch);
+        self
+    }
+
+    /// Says how constant operands get a gradient from every example.
+    pub const fn by_example(mut self, by_example: ByExample) -> Self {
+        self.by_example = by_example;
         self
     }
 

@@ -1,6 +1,6 @@
 //! Normalisation layers.
 
-use super::{Call, Kernel, Mode, Node, Op, axis_in, one};
+use super::{ByExample, Call, ExampleRule, Kernel, Mode, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor, no_grad};
 
@@ -10,7 +10,12 @@ pub const OPS: &[Op] = &[
     batch_norm_row(9, 5),
     batch_norm_row(14, 3),
     // ONNX has it since opset 17; ONNX Runtime's optimiser writes it for every opset.
-    Op::new("LayerNormalization", 1, 3, layer_norm).at_least(2).outputs(3).weights(&[1, 2]).gradients(&[0, 1, 2]),
+    Op::new("LayerNormalization", 1, 3, layer_norm)
+        .at_least(2)
+        .outputs(3)
+        .weights(&[1, 2])
+        .gradients(&[0, 1, 2])
+        .by_example(ByExample::Copies),
     Op::new("RMSNormalization", 23, 2, rms_norm).at_least(2).weights(&[1]).gradients(&[0, 1]),
     // By its older name in ONNX Runtime.
     Op::new("SimplifiedLayerNormalization", 1, 2, rms_norm).at_least(2).weights(&[1]).gradients(&[0, 1]),
@@ -25,6 +30,7 @@ const fn batch_norm_row(since: i64, outputs: usize) -> Op {
         .weights(&[1, 2])
         .buffers(&[3, 4])
         .gradients(&[0, 1, 2])
+        .by_example(ByExample::Rule(batch_norm_by_example))
 }
 
 /// ONNX's default for every epsilon, as the single-precision number that the schema holds.
@@ -58,6 +64,31 @@ fn batch_norm(node: &Node<'_>) -> Result<Kernel> {
         return node.unsupported("running statistics as outputs and without training_mode");
     }
     Ok(Box::new(move |call| batch_norm.run(call)))
+}
+
+/// Of scale and bias, where running statistics normalise: they are the same for all examples.
+fn batch_norm_by_example(node: &Node<'_>) -> Result<ExampleRule> {
+    let epsilon = node.float_or("epsilon", EPSILON)?;
+    let per_channel = node.opset >= 9 || node.int_or("spatial", 1)? != 0;
+    let training = node.opset >= 14 && node.flag("training_mode")?;
+    Ok(Box::new(move |call, gradient, position| {
+        let x = call.input(0)?;
+        if training || !per_channel || x.dim() < 2 || gradient.size() != x.size() {
+            return Ok(None);
+        }
+        let by_place = match position {
+            1 => {
+                let none = None::<&Tensor>;
+                let (mean, variance) = (call.input(3)?, call.input(4)?);
+                let normal = x.f_batch_norm(none, none, Some(mean), Some(variance), false, 0.0, epsilon, false)?;
+                gradient.f_mul(&normal)?
+            }
+            2 => gradient.shallow_clone(),
+            _ => return Ok(None),
+        };
+        let places: Vec<i64> = (2..).take(x.dim().saturating_sub(2)).collect();
+        Ok(Some(if places.is_empty() { by_place } else { by_place.f_sum_dim_intlist(&places[..], false, None::<Kind>)? }))
+    }))
 }
 
 impl BatchNorm {

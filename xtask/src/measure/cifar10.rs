@@ -44,8 +44,8 @@ pub fn run(workspace: &Workspace, data: Option<&str>) -> Result<()> {
         )?,
     ];
     steps.extend(bench.both(
-        ("log-rt", &format!("{unlearn} --method rt --epochs 60 --lr 0.05 --out rt.onnx")),
-        ("log-ga", &format!("{unlearn} --method ga --ga-rates {RATES} --out ga.onnx --forget-images forget")),
+        ("log-rt", &format!("{unlearn} --method rt --backbone resnet8 --epochs 60 --lr 0.05 --out rt.onnx")),
+        ("log-ga", &format!("{unlearn} --method ga --calibrate {RATES} --out ga.onnx --forget-images forget")),
     )?);
     steps.extend(bench.both(
         ("log-audit-rt", &format!("{audit} --model rt.onnx --method RT --out audit-rt")),
