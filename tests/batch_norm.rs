@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use cmira::check::Witness;
 use cmira::graph::{BatchNormRepair, ImportOptions, Mode, Model, Repairs};
 use cmira::nets::{Backbone, InputShape, classifier};
-use cmira::onnx::proto::{ModelProto, NodeProto};
+use cmira::onnx::proto::tensor_proto::DataType;
+use cmira::onnx::proto::{GraphProto, ModelProto, NodeProto};
 use cmira::onnx::{self, Limits, from_proto, to_proto};
 use cmira::tensor::{Device, Kind, Tensor, no_grad};
 use common::Folder;
@@ -149,9 +150,18 @@ fn is_put_back(twin: &Model, fold: Fold) {
 
 #[test]
 fn the_export_holds_the_normalisation() {
-    let back = import(folded(&twin().to_onnx().unwrap(), Fold::IntoFilters), BatchNormRepair::Auto);
+    // Some tools name nodes after what they give.
+    let mut file = folded(&twin().to_onnx().unwrap(), Fold::IntoFilters);
+    file.graph.as_mut().unwrap().node.iter_mut().for_each(|node| node.name = node.output[0].clone());
+    let back = import(file, BatchNormRepair::Auto);
     let folder = Folder::new();
-    let path = folder.save_model(back.to_onnx().unwrap());
+    let written = back.to_onnx().unwrap();
+    let mut names: Vec<&String> = written.graph.node.iter().map(|node| &node.name).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count, "ONNX Runtime takes no two nodes of one name");
+    let path = folder.save_model(written);
     let _guard = no_grad();
     let given = Witness::open(&path, back.report()).unwrap().run(&images()).unwrap().to_kind(Kind::Float);
     assert!(difference(&given, &back.forward(&images(), Mode::Eval).unwrap()) < 1e-5);
@@ -176,4 +186,52 @@ fn what_only_might_have_been_folded_is_asked_about() {
     let images = cmira::check::parity::random_images(&[4, 3, 32, 32]).unwrap();
     let back = model.with_batch_norm(&mut std::iter::once(Ok(images))).unwrap();
     assert_eq!(back.buffers().count(), 26, "two statistics behind each of 13 convolutions");
+}
+
+/// Linear layers alone: never by themselves, and without changing the function.
+#[test]
+fn normalisation_behind_linear_layers_is_put_back_on_request() {
+    use common::{model, node, value, weight};
+    let initializer = vec![
+        weight("w1", &[12, 192], Kind::Float),
+        weight("b1", &[12], Kind::Float),
+        weight("w2", &[12, 12], Kind::Float),
+        weight("b2", &[12], Kind::Float),
+        weight("w3", &[5, 12], Kind::Float),
+        weight("b3", &[5], Kind::Float),
+    ];
+    let graph = GraphProto {
+        name: "linear".into(),
+        node: vec![
+            node("Flatten", &["images"], "flat", &[]),
+            node("Gemm", &["flat", "w1", "b1"], "one", &[("transB", 1)]),
+            node("Relu", &["one"], "rectified", &[]),
+            node("Gemm", &["rectified", "w2", "b2"], "two", &[]),
+            node("Add", &["two", "rectified"], "sum", &[]),
+            node("Gemm", &["sum", "w3", "b3"], "scores", &[("transB", 1)]),
+        ],
+        input: vec![value("images", DataType::FLOAT, &[-1, 3, 8, 8])],
+        output: vec![value("scores", DataType::FLOAT, &[-1, 5])],
+        initializer,
+        ..Default::default()
+    };
+    let proto = model(graph);
+    let images = cmira::check::parity::random_images(&[24, 3, 8, 8]).unwrap();
+    let with = |batch_norm| {
+        let options = ImportOptions { repairs: Repairs { batch_norm, ..Repairs::default() }, ..ImportOptions::default() };
+        let model = Model::import(onnx::from_model("linear", proto.clone(), &Limits::default()).unwrap(), &options, Device::Cpu);
+        model.unwrap().with_batch_norm(&mut std::iter::once(Ok(images.shallow_clone()))).unwrap()
+    };
+    let (plain, back) = (with(BatchNormRepair::Auto), with(BatchNormRepair::Reinsert));
+    assert!(plain.buffers().next().is_none(), "nothing says that there was any");
+    // Behind the first two; scores are not normalised.
+    assert_eq!(back.buffers().count(), 4);
+    let before = plain.forward(&images, Mode::Eval).unwrap();
+    assert!(difference(&back.forward(&images, Mode::Eval).unwrap(), &before) < 1e-5);
+    let folder = Folder::new();
+    let path = folder.save_model(back.to_onnx().unwrap());
+    let given = Witness::open(&path, back.report()).unwrap().run(&images).unwrap().to_kind(Kind::Float);
+    assert!(difference(&given, &before) < 1e-5);
+    // The images are those that were measured: their own statistics say the same, up to n / (n - 1).
+    assert!(difference(&back.forward(&images, Mode::Train).unwrap(), &before) < 1e-3);
 }

@@ -137,3 +137,17 @@ fn a_statistic_that_was_computed_is_not_defined_twice() {
     assert!(said.contains("compared with ONNX Runtime: largest error"), "{said}");
     assert_eq!(scores(&path), scores(&out));
 }
+
+/// Tools write nodes in any order; the standard wants each behind what it reads.
+#[test]
+fn nodes_are_written_in_order() {
+    let folder = Folder::new();
+    let mut nodes = classifier(vec![node("Relu", &["conv"], "features", &[])]);
+    nodes.reverse();
+    let path = folder.save(nodes, value("images", DataType::FLOAT, &[-1, 3, 32, 32]), DataType::FLOAT, weights(Kind::Float));
+    let out = folder.path("out.onnx");
+    run(&["export", text(&path), "--out", text(&out), "--device", "cpu"]);
+    let order: Vec<String> = read(&out).graph.node.iter().map(|node| node.op_type.clone()).collect();
+    assert_eq!(order, ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]);
+    assert_eq!(scores(&path), scores(&out));
+}

@@ -79,6 +79,52 @@ fn probes() -> Vec<Probe> {
             vec![node("Gemm", &["w0", "flat"], "turned", &[("transB", 1)]), node("Transpose", &["turned"], "y", &[])],
             &[(0, &[6, 288])],
         ),
+        // Filters that are standardised: by statistics that the graph computes, and by the node's own.
+        Probe::new(
+            "Conv",
+            vec![
+                node("Reshape", &["w0", "rows"], "as_rows", &[]),
+                node("ReduceMean", &["as_rows", "both"], "mean", &[("keepdims", 1)]),
+                node("Sub", &["as_rows", "mean"], "centred", &[]),
+                node("Mul", &["centred", "centred"], "squares", &[]),
+                node("ReduceMean", &["squares", "both"], "variance", &[("keepdims", 0)]),
+                node("Reshape", &["mean", "flat_shape"], "flat_mean", &[]),
+                node("Reshape", &["variance", "flat_shape"], "flat_variance", &[]),
+                node("BatchNormalization", &["as_rows", "neutral", "zeros", "flat_mean", "flat_variance"], "normal", &[]),
+                node("Reshape", &["normal", "back"], "standard", &[]),
+                node("Conv", &["conv", "standard"], "y", &[]),
+            ],
+            &[(1, &[4, 8, 3, 3])],
+        )
+        .opset(18)
+        .with("rows", &ints(&[1, 4, 72]))
+        .with("both", &ints(&[0, 2]))
+        .with("flat_shape", &ints(&[4]))
+        .with("back", &ints(&[4, 8, 3, 3]))
+        .with("neutral", &Tensor::ones([4], (Kind::Double, Device::Cpu)))
+        .with("zeros", &Tensor::zeros([4], (Kind::Double, Device::Cpu))),
+        Probe::new(
+            "Conv",
+            vec![
+                node("Reshape", &["w0", "rows"], "as_rows", &[]),
+                node("ReduceMean", &["as_rows", "both"], "mean", &[("keepdims", 0)]),
+                node(
+                    "BatchNormalization",
+                    &["as_rows", "neutral", "zeros", "mean", "neutral"],
+                    "normal",
+                    &[("training_mode", 1)],
+                ),
+                node("Reshape", &["normal", "back"], "standard", &[]),
+                node("Conv", &["conv", "standard"], "y", &[]),
+            ],
+            &[(1, &[4, 8, 3, 3])],
+        )
+        .opset(18)
+        .with("rows", &ints(&[1, 4, 72]))
+        .with("both", &ints(&[0, 2]))
+        .with("back", &ints(&[4, 8, 3, 3]))
+        .with("neutral", &Tensor::ones([4], (Kind::Double, Device::Cpu)))
+        .with("zeros", &Tensor::zeros([4], (Kind::Double, Device::Cpu))),
         Probe::new("MatMul", vec![node("MatMul", &["conv", "w0"], "y", &[])], &[(1, &[6, 5])]),
         Probe::new("MatMul", vec![node("MatMul", &["w0", "conv"], "y", &[])], &[(0, &[5, 6])]),
         Probe::new(
@@ -360,4 +406,92 @@ fn every_weight_is_trainable_however_it_is_stored() {
         }
     }
     println!("{count} weights of {} operators", shown.len());
+}
+
+/// A classifier with these nodes between the images and `y`, which is `[N, 5]`.
+fn with_expression(nodes: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Model {
+    let last = node("Gemm", &["flat", "matrix"], "scores", &[]);
+    let all = [node("Flatten", &["images"], "flat", &[])].into_iter().chain(nodes).chain([last]).collect();
+    let graph = GraphProto {
+        name: "expression".into(),
+        node: all,
+        input: vec![value("images", DataType::FLOAT, &[-1, 1, 2, 3])],
+        output: vec![value("scores", DataType::FLOAT, &[-1, 5])],
+        initializer,
+        ..Default::default()
+    };
+    Model::from_proto("expression", model(graph), Device::Cpu).unwrap()
+}
+
+fn names(model: &Model) -> Vec<String> {
+    model.report().trainable.iter().map(|tensor| tensor.name.clone()).collect()
+}
+
+/// Exponents, epsilons and masks in what weights are computed from were chosen, not trained.
+#[test]
+fn what_an_author_chose_inside_a_weight_stays() {
+    let float = |name: &str, values: &[f32], shape: &[i64]| to_proto(name, &Tensor::from_slice(values).reshape(shape)).unwrap();
+    let mask: Vec<f32> = (0..30).map(|i| if i % 4 == 0 { 0.0 } else { 1.0 }).collect();
+    let model = with_expression(
+        vec![
+            node("Mul", &["w", "mask"], "pruned", &[]),
+            node("Pow", &["pruned", "two"], "squares", &[]),
+            node("ReduceSum", &["squares", "axis"], "sum", &[("keepdims", 1)]),
+            node("Add", &["sum", "epsilon"], "positive", &[]),
+            node("Sqrt", &["positive"], "length", &[]),
+            node("Div", &["pruned", "length"], "unit", &[]),
+            node("Mul", &["unit", "gain"], "matrix", &[]),
+        ],
+        vec![
+            weight("w", &[6, 5], Kind::Float),
+            weight("gain", &[1, 5], Kind::Float),
+            float("mask", &mask, &[6, 5]),
+            float("two", &[2.0], &[]),
+            float("epsilon", &[1e-5], &[1]),
+            to_proto("axis", &Tensor::from_slice(&[0_i64])).unwrap(),
+        ],
+    );
+    assert_eq!(names(&model), ["w", "gain"]);
+    let frozen: Vec<&str> = model.report().frozen.iter().map(|tensor| tensor.name.as_str()).collect();
+    for chosen in ["mask", "two", "epsilon"] {
+        assert!(frozen.contains(&chosen), "{chosen}: {frozen:?}");
+    }
+}
+
+/// Bytes that the graph casts and scales itself are weights; zeros and ones are a mask.
+#[test]
+fn bytes_that_are_cast_are_trained() {
+    let cast = |input: &str, output: &str| node("Cast", &[input], output, &[("to", DataType::FLOAT as i64)]);
+    let bytes: Vec<i8> = (0..30).map(|i| (i * 37 % 101) as i8 - 50).collect();
+    let ones: Vec<i8> = (0..30).map(|i| i8::from(i % 3 != 0)).collect();
+    let stored = |name: &str, values: &[i8]| to_proto(name, &Tensor::from_slice(values).reshape([6, 5])).unwrap();
+    let scale: Vec<f32> = (1..6).map(|i| i as f32 / 64.0).collect();
+    let model = with_expression(
+        vec![
+            cast("bytes", "float"),
+            node("Mul", &["float", "scale"], "scaled", &[]),
+            cast("ones", "mask"),
+            node("Mul", &["scaled", "mask"], "matrix", &[]),
+        ],
+        vec![
+            stored("bytes", &bytes),
+            stored("ones", &ones),
+            to_proto("scale", &Tensor::from_slice(&scale).reshape([1, 5])).unwrap(),
+        ],
+    );
+    assert_eq!(names(&model), ["scaled"], "the scale is part of it");
+    let values = to_f64s(&model.params()[0].tensor).unwrap();
+    assert!(values.iter().zip(&bytes).enumerate().all(|(i, (v, b))| (v - f64::from(*b) * f64::from(scale[i % 5])).abs() < 1e-6));
+}
+
+/// No stored weight is left without a line, whatever becomes of it.
+#[test]
+fn what_the_scores_are_not_made_of_is_listed() {
+    let model = with_expression(
+        vec![node("Identity", &["w"], "matrix", &[]), node("Gemm", &["flat", "aside"], "other", &[])],
+        vec![weight("w", &[6, 5], Kind::Float), weight("aside", &[6, 2], Kind::Float), weight("nobody", &[3], Kind::Float)],
+    );
+    assert_eq!(names(&model), ["w"]);
+    let frozen: Vec<(&str, &str)> = model.report().frozen.iter().map(|t| (t.name.as_str(), t.reason)).collect();
+    assert_eq!(frozen, [("aside", "the scores are not made of it"), ("nobody", "the scores are not made of it")]);
 }

@@ -10,7 +10,7 @@ use crate::graph::params::{self, Role, Strength};
 use crate::graph::plan::Plan;
 use crate::onnx::OnnxFile;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
-use crate::tensor::{Tensor, is_float};
+use crate::tensor::{Kind, Tensor, is_float};
 
 /// A compiled subgraph. What it reads from the graph around it, and its own constants, are further inputs of the node that holds it.
 pub struct Body {
@@ -98,7 +98,9 @@ fn frozen(ir: &Ir, weights: &[String]) -> Vec<(String, Vec<i64>)> {
     let named = ir.values.iter().enumerate().filter(|(_, value)| !weights.contains(&value.name));
     let counts = |id: usize, constant: &Constant| {
         let kind = constant.tensor.kind();
-        constant.tensor.numel() > 1 && constant.origin != Origin::Folded && (is_float(kind) || dequantised.contains(&id))
+        constant.tensor.numel() > 1
+            && constant.origin != Origin::Folded
+            && (is_float(kind) || matches!(kind, Kind::Int8 | Kind::Uint8) || dequantised.contains(&id))
     };
     named
         .filter_map(|(id, value)| {

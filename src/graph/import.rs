@@ -1,16 +1,16 @@
 //! A checked file becomes a plan and its stored tensors; every decision is written into the [`ImportReport`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::findings;
 use crate::graph::input::Input;
 use crate::graph::ir::{self, Ir, Origin, Unsupported, ValueId};
 use crate::graph::ops::with_at_most;
-use crate::graph::options::{BatchNormRepair, BatchSizeRepair, ImportOptions, QuantizationRepair};
+use crate::graph::options::{BatchSizeRepair, ImportOptions, QuantizationRepair};
 use crate::graph::params::{self, Role, SplitBuffer};
-use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::passes::batch_size::{self, Outcome, Patch};
 use crate::graph::passes::head::{self, Head};
 use crate::graph::passes::quantization;
@@ -136,7 +136,10 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         repairs
             .push(format!("the file takes images as whole numbers ({kind:?}); here they are floats, as mixtures of images are"));
     }
-    let released = quantization::release(&mut file, options.repairs.quantization)?;
+    let quantization::Released { dequantised: released, cast } = quantization::release(&mut file, options.repairs.quantization)?;
+    if cast > 0 {
+        repairs.push(format!("{cast} weights that the graph casts from integers of eight bits are floats, which are trained"));
+    }
     if released > 0 {
         repairs.push(match options.repairs.quantization {
             QuantizationRepair::Dequantize => {
@@ -171,9 +174,10 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     }
     let matrices = weight_matrices(&ir);
     let (logits, head) = head::find(&ir, &file.model);
-    let aside = frozen_aside(&mut ir, &roles.used_up);
+    let aside = findings::frozen_aside(&mut ir, &roles.used_up);
     let (infos, mut stored, indices, mut frozen) = store(&mut ir, &roles.of, &matrices);
     frozen.extend(aside);
+    frozen.extend(findings::unneeded(&file.model, &scores.value));
     let mut input = Input::of(&ir, &file.model, options)?;
     if whole.is_some() {
         input.largest = 255.0;
@@ -187,21 +191,22 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     repairs.splice(0..0, choices);
     let report = ImportReport {
         opset: opset(&file.model),
-        operators,
+        operators: operators.clone(),
         layout: input.layout,
         scores: scores.value.clone(),
         scores_inside: !file.model.graph.output.iter().any(|output| output.name == scores.value),
         labels: scores.labels,
         head,
         trainable: describe(&infos, &stored, |i| i.trainable),
-        conditional: conditional(&ir, &infos, &indices),
+        conditional: findings::conditional(&ir, &infos, &indices),
         buffers: describe(&infos, &stored, |i| i.buffer),
         frozen,
         repairs,
         whole_numbers: whole.is_some(),
-        rounded: rounded(&ir),
-        notes: open_questions(&file.model, options),
-        unused_outputs: unused_outputs(&file.model, &scores.value),
+        rounded: findings::rounded(&ir),
+        notes: [findings::open_questions(&file.model, options), findings::left_quantised(&ir, &roles.of, &operators, options)]
+            .concat(),
+        unused_outputs: findings::unused_outputs(&file.model, &scores.value),
     };
     let plan = Plan::compile(ir, &indices, &[logits, output])?;
     let sha256 = file.identity()?;
@@ -238,47 +243,6 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     Ok((shared, stored))
 }
 
-/// Trainable tensors that only nodes with subgraphs read.
-fn conditional(ir: &Ir, infos: &[StoredInfo], indices: &HashMap<ValueId, usize>) -> Vec<String> {
-    let mut read: HashMap<ValueId, bool> = HashMap::new();
-    for node in &ir.nodes {
-        for id in node.inputs.iter().flatten() {
-            *read.entry(*id).or_insert(true) &= matches!(node.op.name, "If" | "Loop" | "Scan");
-        }
-    }
-    let only = indices.iter().filter(|(id, index)| infos[**index].trainable && read.get(id) == Some(&true));
-    let mut names: Vec<String> = only.map(|(_, index)| infos[*index].name.clone()).collect();
-    names.sort_unstable();
-    names
-}
-
-/// Operators that round.
-const ROUNDING: [&str; 7] = ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "Round", "Floor", "Ceil"];
-
-fn rounded(ir: &Ir) -> Vec<String> {
-    let nodes = ir.nodes.iter().filter(|node| ROUNDING.contains(&node.op.name));
-    nodes.flat_map(|node| node.outputs.iter().flatten()).map(|&id| ir.values[id].name.clone()).collect()
-}
-
-fn open_questions(model: &ModelProto, options: &ImportOptions) -> Vec<String> {
-    let text = match (options.repairs.batch_norm, batch_norm::find(model)) {
-        (BatchNormRepair::Auto, Finding::Likely(count)) => format!(
-            "batch normalisation was folded away at {count} places by the looks of the graph; it is put back where images are given \
-             to measure its statistics on (`repairs: {{batch_norm: keep}}` in the adapter forbids it)"
-        ),
-        (BatchNormRepair::Auto, Finding::Possible(count)) if count >= 3 => format!(
-            "{count} places could have had batch normalisation that was folded away; if they had, \
-             `repairs: {{batch_norm: reinsert}}` in the adapter puts it back"
-        ),
-        _ => return Vec::new(),
-    };
-    vec![text]
-}
-
-fn unused_outputs(model: &ModelProto, scores: &str) -> Vec<String> {
-    model.graph.output.iter().map(|output| &output.name).filter(|name| name.as_str() != scores).cloned().collect()
-}
-
 pub(crate) fn refuse_unsupported(unsupported: &[Unsupported]) -> Result<()> {
     let Some(first) = unsupported.first() else { return Ok(()) };
     let error = Error::unsupported(&first.reason).at(&first.node);
@@ -305,16 +269,6 @@ fn weight_matrices(ir: &Ir) -> std::collections::HashSet<ValueId> {
         }
     }
     matrices
-}
-
-/// Constants of the file that no node of the main graph reads when it runs.
-fn frozen_aside(ir: &mut Ir, used_up: &BTreeSet<ValueId>) -> Vec<TensorInfo> {
-    let used_up =
-        used_up.iter().filter_map(|&id| Some((ir.values[id].name.clone(), ir.values[id].constant.as_ref()?.tensor.size())));
-    let used_up: Vec<_> = used_up.collect();
-    let with = |reason: &'static str| move |(name, shape)| TensorInfo { name, shape, reason };
-    let inside = std::mem::take(&mut ir.hidden_frozen).into_iter().map(with("in a subgraph, not in a weight position"));
-    used_up.into_iter().map(with("served only to compute other constants, none of which is a weight")).chain(inside).collect()
 }
 
 type Stored = (Vec<StoredInfo>, Vec<Tensor>, HashMap<ValueId, usize>, Vec<TensorInfo>);

@@ -8,7 +8,7 @@ use crate::graph::body::{self, Body};
 use crate::graph::ops::{self, ByExample, Call, ExampleRule, Kernel, Mode, Op};
 use crate::graph::order::{needed, topological_order};
 use crate::graph::params::Strength;
-use crate::graph::passes::straight_through;
+use crate::graph::passes::{computed_statistics, straight_through};
 use crate::onnx::OnnxFile;
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::tensor::{Tensor, guarded};
@@ -298,7 +298,7 @@ impl Reader<'_> {
 
     fn compile(&mut self, place: usize, proto: &NodeProto) -> Result<Option<IrNode>> {
         let opset = self.opset(&proto.domain)?;
-        let op = ops::find(&proto.domain, &proto.op_type, opset)?;
+        let mut op = ops::find(&proto.domain, &proto.op_type, opset)?;
         let given = proto.input.iter().rposition(|i| !i.is_empty()).map_or(0, |last| last + 1);
         if given < op.min_inputs || given > op.max_inputs {
             let most = if op.max_inputs == usize::MAX { "or more".to_string() } else { format!("to {}", op.max_inputs) };
@@ -318,6 +318,9 @@ impl Reader<'_> {
             .with_bodies(self.bodies(proto, &mut inputs, &mut weights)?);
         if inputs.iter().flatten().all(|id| self.fixed.contains(id)) {
             self.fixed.extend(outputs.iter().flatten());
+        }
+        if !op.buffers.is_empty() {
+            op = computed_statistics::row_for(op, proto, &node, self.graph, &self.types)?;
         }
         let kernel = (op.compile)(&node)?;
         let sketch = op.sketch.map(|compile| compile(&node)).transpose()?;

@@ -3,6 +3,7 @@
 mod body;
 pub mod by_example;
 mod export;
+mod findings;
 mod fresh;
 pub mod import;
 mod input;

@@ -150,7 +150,7 @@ impl Facts {
             ir.inputs.iter().filter(|&&id| !facts.constant[id]).for_each(|&id| behind_weights[id] = true);
         }
         for node in &ir.nodes {
-            let constant = node.inputs.iter().flatten().all(|&i| facts.constant[i]) && node.op.buffers.is_empty();
+            let constant = node.inputs.iter().flatten().all(|&i| facts.constant[i]);
             let weighted = !is_weak(node)
                 && (node.op.weights.iter().any(|&w| node.inputs.get(w).copied().flatten().is_some())
                     || node.weights.iter().any(|(_, strength)| *strength == Strength::Strong));
@@ -189,6 +189,7 @@ impl Facts {
                 let is_step = node.op.name == "DequantizeLinear" && position == 1;
                 let passes = !is_step && (node.op.differentiable == ALL || node.op.differentiable.contains(&position));
                 let weight = match (output_constant, is_weak(node)) {
+                    (true, _) if passes && is_chosen(ir, node, position) => Strength::None,
                     (true, _) if passes => given,
                     (false, _) if in_subgraph.is_some() => in_subgraph.unwrap_or(Strength::None),
                     (false, false) if named => Strength::Strong,
@@ -206,7 +207,12 @@ impl Facts {
         let Some(constant) = &ir.values[id].constant else { return Role::Frozen("computed") };
         let kind = constant.tensor.kind();
         if !is_float(kind) {
-            return Role::Frozen(if kind == Kind::Bool { "boolean" } else { "integer" });
+            let is_byte = matches!(kind, Kind::Int8 | Kind::Uint8) && constant.tensor.numel() > 1;
+            return Role::Frozen(match kind {
+                Kind::Bool => "boolean",
+                _ if is_byte => "integers of eight bits at most",
+                _ => "integer",
+            });
         }
         if self.weight[id] > Strength::None && !is_finite(&constant.tensor) {
             return Role::Frozen("a mask: it holds numbers that are not finite");
@@ -237,6 +243,31 @@ fn is_finite(tensor: &Tensor) -> bool {
     all().unwrap_or(true)
 }
 
+/// Whether a stored operand of what weights are computed from is a choice of the network's author: an exponent, an epsilon, a count, a
+/// scale of one number; a mask of zeros and ones; a scale or shift that does nothing, where weights are normalised.
+fn is_chosen(ir: &Ir, node: &IrNode, position: usize) -> bool {
+    let Some(constant) = node.inputs.get(position).copied().flatten().and_then(|id| ir.values[id].constant.as_ref()) else {
+        return false;
+    };
+    let tensor = &constant.tensor;
+    if matches!(node.op.flow, Flow::Moves | Flow::MovesAll) || !is_float(tensor.kind()) {
+        return false;
+    }
+    let all = |value: f64| -> Result<bool> { Ok(tensor.f_eq(value)?.f_all()?.f_int64_value(&[])? == 1) };
+    let binary = || -> Result<bool> {
+        let either = tensor.f_eq(0.0)?.f_logical_or(&tensor.f_eq(1.0)?)?;
+        Ok(either.f_all()?.f_int64_value(&[])? == 1 && !all(0.0)? && !all(1.0)?)
+    };
+    // What cannot be looked at is treated as any weight.
+    match (node.op.name, position) {
+        _ if tensor.numel() == 1 => true,
+        ("Mul", _) => binary().unwrap_or(false),
+        ("BatchNormalization", 1) => all(1.0).unwrap_or(false),
+        ("BatchNormalization", 2) => all(0.0).unwrap_or(false),
+        _ => false,
+    }
+}
+
 /// Operators whose constant operands are weights only behind the first weighted operator: plain arithmetic and joins.
 fn is_weak(node: &IrNode) -> bool {
     node.op.weights == ALL || node.op.flow == Flow::MovesAll
@@ -251,7 +282,9 @@ fn fold(ir: &mut Ir, facts: &Facts) -> Result<BTreeSet<ValueId>> {
     let nodes = std::mem::take(&mut ir.nodes);
     let (mut bytes, mut read) = (0, BTreeSet::new());
     for node in nodes {
-        let foldable = node.outputs.iter().flatten().all(|&o| facts.constant[o] && facts.weight[o] == Strength::None)
+        // Running statistics are taken anew in training.
+        let foldable = node.op.buffers.is_empty()
+            && node.outputs.iter().flatten().all(|&o| facts.constant[o] && facts.weight[o] == Strength::None)
             && node.outputs.iter().any(Option::is_some);
         // A fold that failed to produce an earlier constant leaves its readers to fail at run time with a better message.
         let known = node.inputs.iter().flatten().all(|&i| ir.values[i].constant.is_some());

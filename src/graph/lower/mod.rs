@@ -16,7 +16,9 @@ pub(crate) use contrib::REPLACED;
 
 use crate::error::{Place, Result};
 use crate::graph::ir::count_operators;
+use crate::graph::order;
 use crate::onnx::OnnxFile;
+use crate::onnx::proto::{GraphProto, NodeProto};
 
 /// A file whose graph has been rewritten.
 pub struct Lowered {
@@ -63,5 +65,19 @@ pub fn lower(mut file: OnnxFile) -> Result<Lowered> {
     if resolved > 0 {
         repairs.push(format!("{resolved} operations on sequences and optional values were resolved, their content being known"));
     }
+    if file.model.graph.as_mut().is_some_and(sort) {
+        repairs.push("the nodes were put in an order in which each comes after what it reads".to_string());
+    }
     Ok(Lowered { file, operators, repairs })
+}
+
+/// Some tools write nodes in another order than the standard asks for. What cannot be put in order is left for the reader to refuse.
+fn sort(graph: &mut GraphProto) -> bool {
+    for subgraph in graph.node.iter_mut().flat_map(|node| &mut node.attribute).filter_map(|attribute| attribute.g.as_mut()) {
+        sort(subgraph);
+    }
+    let Some(order) = order::missing_order(graph) else { return false };
+    let mut nodes: Vec<Option<NodeProto>> = std::mem::take(&mut graph.node).into_iter().map(Some).collect();
+    graph.node = order.into_iter().filter_map(|place| nodes.get_mut(place).and_then(Option::take)).collect();
+    true
 }

@@ -33,6 +33,44 @@ const fn batch_norm_row(since: i64, outputs: usize) -> Op {
         .by_example(ByExample::Rule(batch_norm_by_example))
 }
 
+/// In the place of a BatchNormalization whose statistics are computed in the graph, as where a network standardises its weights:
+/// there is nothing to keep between passes, and gradients reach the statistics as well.
+pub(crate) const WITH_COMPUTED_STATISTICS: Op =
+    Op::new("BatchNormalization", 1, 5, computed_statistics).at_least(5).weights(&[1, 2]).gradients(&[0, 1, 2, 3, 4]);
+
+/// The same where the node itself asks for the statistics of what it normalises, and does not use the computed ones.
+pub(crate) const WITH_OWN_STATISTICS: Op =
+    Op::new("BatchNormalization", 1, 5, own_statistics).at_least(5).outputs(5).weights(&[1, 2]).gradients(&[0, 1, 2]);
+
+/// Whether a BatchNormalization asks for the statistics of what it normalises.
+pub(crate) fn asks_for_own_statistics(node: &Node<'_>) -> Result<bool> {
+    Ok(node.opset >= 14 && node.flag("training_mode")?)
+}
+
+fn computed_statistics(node: &Node<'_>) -> Result<Kernel> {
+    for attribute in ["momentum", "consumed_inputs", "is_test", "training_mode"] {
+        node.ignore(attribute);
+    }
+    let epsilon = node.float_or("epsilon", EPSILON)?;
+    if node.opset < 9 && node.int_or("spatial", 1)? == 0 {
+        return node.unsupported("spatial 0 and computed statistics");
+    }
+    one(move |call| {
+        let x = call.input(0)?;
+        let mut shape = vec![1; x.dim()];
+        *shape.get_mut(1).ok_or_else(|| Error::malformed("BatchNormalization of computed statistics needs two axes"))? = -1;
+        let own = |index: usize| -> Result<Tensor> { Ok(call.input(index)?.f_reshape(&shape[..])?) };
+        let deviation = own(4)?.f_add_scalar(epsilon)?.f_sqrt()?;
+        Ok(x.f_sub(&own(3)?)?.f_div(&deviation)?.f_mul(&own(1)?)?.f_add(&own(2)?)?)
+    })
+}
+
+/// Running statistics, if somebody reads them, are computed and not kept.
+fn own_statistics(node: &Node<'_>) -> Result<Kernel> {
+    let kernel = batch_norm(node)?;
+    Ok(Box::new(move |call| kernel(&Call { inputs: call.inputs, mode: Mode::Eval })))
+}
+
 /// ONNX's default for every epsilon, as the single-precision number that the schema holds.
 const EPSILON: f64 = 1e-5_f32 as f64;
 

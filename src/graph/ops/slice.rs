@@ -50,7 +50,7 @@ fn along(x: &Tensor, axis: i64, size: i64, start: i64, end: i64, step: i64) -> R
         return Ok(x.f_slice(axis, start, end.max(start), step)?);
     }
     let stride = step.checked_neg().filter(|&stride| stride > 0).ok_or_else(|| Error::malformed(format!("step {step}")))?;
-    let (start, end) = (wrap(start).clamp(-1, size - 1), wrap(end).clamp(-1, size - 1));
+    let (start, end) = (wrap(start).clamp(0.min(size - 1), size - 1), wrap(end).clamp(-1, size - 1));
     if start <= end {
         return Ok(x.f_slice(axis, 0, 0, 1)?);
     }

@@ -48,6 +48,12 @@ pub(crate) fn find(model: &ModelProto) -> Finding {
     }
 }
 
+/// Whether no normalisation is seen in a graph and the filters of its convolutions are not stored as such, so that none can be looked
+/// for.
+pub(crate) fn is_hidden(model: &ModelProto) -> bool {
+    !sites::is_normalised(model) && sites::computed_filters(model) >= 3
+}
+
 /// The model with normalisation behind every place that can have had one, the number of these, and that of places that were left out
 /// because their maps are single points; its outputs in evaluation stay what they are. `batches` are images `[N, C, H, W]` as the model takes them.
 ///

@@ -2,6 +2,7 @@
 
 pub mod batch_norm;
 pub mod batch_size;
+pub mod computed_statistics;
 pub mod head;
 pub mod quantization;
 pub mod straight_through;

@@ -15,26 +15,45 @@ use crate::graph::options::QuantizationRepair;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{self, OnnxFile, to_proto};
-use crate::tensor::{Tensor, no_grad};
+use crate::tensor::{Kind, Tensor, no_grad};
 
-/// Makes floats of the quantised constants of a file's graph; gives their number.
+/// How many constants became floats.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Read by `DequantizeLinear`.
+    pub dequantised: usize,
+    /// Cast to floats by the graph, and scaled by products and sums where it scales them.
+    pub cast: usize,
+}
+
+/// Makes floats of the quantised constants of a file's graph.
 ///
 /// # Errors
 /// What dequantising raises, naming the node.
-pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<usize> {
-    let Some(graph) = file.model.graph.as_ref() else { return Ok(0) };
-    if !graph.node.iter().any(|node| node.op_type == "DequantizeLinear") {
-        return Ok(0);
-    }
+pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<Released> {
+    let mut released = Released::default();
+    let Some(graph) = file.model.graph.as_ref() else { return Ok(released) };
     let constants = Constants { file, graph };
-    let mut changes = Vec::new();
-    for (place, node) in graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "DequantizeLinear") {
-        let change = constants.released(node, how).at(|| label(place, node))?;
-        changes.extend(change.map(|change| (place, change)));
+    let (mut changes, mut passed) = (Vec::new(), HashSet::new());
+    for (place, node) in graph.node.iter().enumerate() {
+        match node.op_type.as_str() {
+            "DequantizeLinear" => {
+                let change = constants.released(node, how).at(|| label(place, node))?;
+                released.dequantised += usize::from(change.is_some());
+                changes.extend(change.map(|change| (place, change)));
+            }
+            "Cast" => {
+                if let Some((place, float)) = constants.cast(place, node, &mut passed).at(|| label(place, node))? {
+                    released.cast += 1;
+                    changes.push((place, Change::Float(float)));
+                }
+            }
+            _ => {}
+        }
     }
-    let count = changes.len();
+    changes.sort_by_key(|(place, _)| *place);
     // The graph is there: it was read above.
-    let Some(graph) = file.model.graph.as_mut() else { return Ok(0) };
+    let Some(graph) = file.model.graph.as_mut() else { return Ok(released) };
     for (place, change) in changes.into_iter().rev() {
         match change {
             Change::Float(float) => {
@@ -51,12 +70,13 @@ pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<usize> {
             Change::Nothing => {}
         }
     }
-    if count > 0 {
+    if released != Released::default() {
+        graph.node.retain(|node| node.output.first().is_none_or(|output| !passed.contains(output)));
         drop_unread(graph);
         // Older files have to list every initializer among the inputs.
         file.model.ir_version = file.model.ir_version.max(4);
     }
-    Ok(count)
+    Ok(released)
 }
 
 /// What becomes of a `DequantizeLinear` of a constant.
@@ -122,6 +142,41 @@ impl Constants<'_> {
         Ok(Some(Change::Pair { float: to_proto(&float_name, &float)?, rounding: Box::new(rounding), zero }))
     }
 
+    /// What a Cast of stored integers of eight bits, and the products and sums with constants behind it, make of a weight: the place of the
+    /// last of these nodes and the float that stands for it. What the others give is added to `passed`. Zeros and ones alone are a mask.
+    fn cast(&self, place: usize, node: &NodeProto, passed: &mut HashSet<String>) -> Result<Option<(usize, TensorProto)>> {
+        let Some((mut name, source)) = node.output.first().zip(node.input.first()) else { return Ok(None) };
+        let Some((integers, _)) = self.value(source, MOST_MOVES)? else { return Ok(None) };
+        let to = crate::graph::nodes::int_of(node, "to").and_then(|to| i32::try_from(to).ok());
+        let is_float = to.and_then(|to| onnx::kind_of(to).ok()).is_some_and(crate::tensor::is_float);
+        let is_byte = matches!(integers.f_kind()?, Kind::Int8 | Kind::Uint8);
+        if !is_byte || !is_float || integers.dim() < 2 || is_mask(&integers)? {
+            return Ok(None);
+        }
+        let Some((mut float, mut data_type)) = self.value(name, MOST_MOVES)? else { return Ok(None) };
+        let mut last = place;
+        loop {
+            let mut readers =
+                self.graph.node.iter().enumerate().filter(|(_, node)| body::read_names(node).any(|read| read == name));
+            let (Some((reader_place, reader)), None) = (readers.next(), readers.next()) else { break };
+            if !matches!(reader.op_type.as_str(), "Mul" | "Sub" | "Div" | "Add") || reader.input.len() != 2 {
+                break;
+            }
+            let known = HashMap::from([(name.as_str(), (float.shallow_clone(), data_type))]);
+            let Some(inputs) = self.inputs(reader, &known)? else { break };
+            let mut others = reader.input.iter().zip(inputs.iter().flatten()).filter(|(input, _)| *input != name);
+            if others.any(|(_, (other, _))| other.numel() > 1 && is_mask(other).unwrap_or(false)) {
+                break;
+            }
+            let next = self.run(reader, &inputs)?;
+            let Some(output) = reader.output.first().filter(|_| next.size() == float.size()) else { break };
+            passed.insert(name.clone());
+            (name, last, float) = (output, reader_place, next);
+            data_type = inputs.first().and_then(Option::as_ref).map_or(data_type, |(_, data_type)| *data_type);
+        }
+        Ok(Some((last, to_proto(name, &float)?)))
+    }
+
     /// The constants that a node reads, with their ONNX element types; `None` if one is no constant.
     fn inputs(&self, node: &NodeProto, known: &HashMap<&str, Typed>) -> Result<Option<Vec<Option<Typed>>>> {
         let mut inputs = Vec::new();
@@ -169,6 +224,11 @@ impl Constants<'_> {
         let outputs = run_kernel(&kernel, &Call { inputs: &tensors, mode: Mode::Eval })?;
         outputs.into_iter().next().ok_or_else(|| Error::unexpected("a node without a result"))
     }
+}
+
+/// Whether a tensor holds nothing but zeros and ones.
+fn is_mask(tensor: &Tensor) -> Result<bool> {
+    Ok(tensor.f_eq(0)?.f_logical_or(&tensor.f_eq(1)?)?.f_all()?.f_int64_value(&[])? == 1)
 }
 
 /// Zeros of an integer type.

@@ -1,7 +1,7 @@
 //! Weights that are stored inside subgraphs are moved to the main graph, from which the subgraphs read them as they read anything
 //! outside: there each is one trained tensor, however often its subgraph runs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::graph::body;
 use crate::onnx::proto::attribute_proto::AttributeType;
@@ -26,7 +26,8 @@ pub fn lift(model: &mut ModelProto, names: &[String]) -> usize {
 }
 
 struct Lifter<'a> {
-    wanted: HashSet<&'a str>,
+    /// In an order, so that the same file always becomes the same.
+    wanted: BTreeSet<&'a str>,
     taken: HashSet<String>,
     lifted: Vec<TensorProto>,
 }

@@ -43,7 +43,12 @@ pub fn normalise(model: &mut ModelProto, site: &Site, statistics: &Statistics) -
     let x = open_place(graph, site)?;
     let mut inputs = vec![x];
     inputs.extend(parts.iter().map(|(what, _)| name(what)));
-    let node = new_node("BatchNormalization", &inputs, site.output.clone(), vec![]);
+    let mut node = new_node("BatchNormalization", &inputs, site.output.clone(), vec![]);
+    // A convolution may be named after what it gave.
+    node.name = name("node");
+    while graph.node.iter().any(|other| other.name == node.name) {
+        node.name.push('_');
+    }
     let position = graph.node.iter().position(|node| node.output.contains(&inputs[0])).map_or(0, |index| index + 1);
     graph.node.insert(position, node);
     // Such files have to list every initializer among the inputs.
@@ -63,6 +68,8 @@ fn resize_filters(graph: &mut GraphProto, site: &Site) -> Result<Tensor> {
     let conv = graph.node.iter().find(|node| site.behind_conv && site.scale.is_none() && node.output.first() == Some(&site.x));
     let Some(conv) = conv else { return Ok(ones) };
     let groups = nodes::int_of(conv, "group").unwrap_or(1);
+    let is_gemm = conv.op_type == "Gemm";
+    let by_column = is_gemm && nodes::int_of(conv, "transB").unwrap_or(0) == 0;
     let Some(weight) = conv.input.get(1).cloned() else { return Ok(ones) };
     let readers = graph.node.iter().flat_map(body::read_names).filter(|input| **input == weight).count();
     let stored = graph.initializer.iter_mut().find(|tensor| tensor.name == weight).filter(|_| readers == 1);
@@ -70,12 +77,17 @@ fn resize_filters(graph: &mut GraphProto, site: &Site) -> Result<Tensor> {
     let filters = from_proto(stored)?;
     let shape = filters.size();
     let (Some(&outputs), Some(&inputs)) = (shape.first(), shape.get(1)) else { return Ok(ones) };
-    let likely = (2.0 * inputs as f64 * groups as f64 / outputs as f64).sqrt();
+    // Linear layers begin with numbers spread evenly up to 1 / sqrt(inputs).
+    let likely = if is_gemm { (1.0_f64 / 3.0).sqrt() } else { (2.0 * inputs as f64 * groups as f64 / outputs as f64).sqrt() };
     let wide = filters.f_to_kind(Kind::Double)?;
+    let wide = if by_column { wide.f_transpose(0, 1)? } else { wide };
     let lengths = wide.f_flatten(1, -1)?.f_square()?.f_sum_dim_intlist(1, false, Kind::Double)?.f_sqrt()?;
     let is_filter = lengths.f_gt_tensor(&lengths.f_max()?.f_mul_scalar(SILENT)?)?;
     let divisor = lengths.f_div_scalar(likely)?.f_where_self(&is_filter, &ones)?;
-    let resized = wide.f_div(&divisor.f_reshape([-1, 1, 1, 1])?)?;
+    let mut by_filter = vec![1; wide.dim()];
+    by_filter[0] = -1;
+    let resized = wide.f_div(&divisor.f_reshape(by_filter)?)?;
+    let resized = if by_column { resized.f_transpose(0, 1)?.f_contiguous()? } else { resized };
     *stored = to_proto(&weight, &resized.f_to_kind(filters.f_kind()?)?)?;
     Ok(divisor)
 }

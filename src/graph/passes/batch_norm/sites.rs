@@ -15,9 +15,9 @@ pub struct Site {
     pub output: String,
     /// What the product and the sum between the two give.
     pub chain: Vec<String>,
-    /// Whether a convolution with constant weights gives `x`.
+    /// Whether a convolution or a linear layer with constant weights gives `x`.
     pub behind_conv: bool,
-    /// The name of the convolution's own bias, a part of `x` in the file.
+    /// The name of that layer's own bias, a part of `x` in the file.
     pub bias: Option<String>,
     /// The names of the constants.
     pub scale: Option<String>,
@@ -83,12 +83,16 @@ fn is_standard(node: &NodeProto) -> bool {
 pub fn find(model: &ModelProto) -> Vec<Site> {
     let Some(graph) = model.graph.as_ref() else { return Vec::new() };
     let view = View::of(graph);
+    let opset = model.opset_import.iter().filter(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map(|o| o.version).max();
+    // The linear layers behind convolutions seldom had normalisation. Older ones cannot be without a bias.
+    let linear = opset.unwrap_or(0) >= 11 && !graph.node.iter().any(|node| node.op_type == "Conv");
     let mut sites: Vec<Site> = Vec::new();
     let mut taken: Vec<&str> = Vec::new();
     for node in &graph.node {
         let Some(output) = node.output.first().map(String::as_str) else { continue };
         let site = match node.op_type.as_str() {
             "Conv" if is_standard(node) => behind_conv(&view, node, output, &mut taken),
+            "Gemm" if linear && is_standard(node) => behind_gemm(&view, node, output),
             "Mul" if is_standard(node) && !taken.contains(&output) => affine_alone(&view, node, output),
             _ => None,
         };
@@ -129,6 +133,30 @@ fn behind_conv<'a>(view: &View<'a>, node: &'a NodeProto, output: &'a str, taken:
         bias,
         scale,
         shift,
+        channels,
+    })
+}
+
+/// A linear layer with a bias, on rows of features.
+fn behind_gemm(view: &View, node: &NodeProto, output: &str) -> Option<Site> {
+    let plain = node.attribute.iter().all(|attribute| match attribute.name.as_str() {
+        "alpha" | "beta" => attribute.f == 1.0,
+        "transA" => attribute.i == 0,
+        "transB" => true,
+        _ => false,
+    });
+    let weight = view.constants.get(node.input.get(1)?.as_str()).filter(|weight| plain && weight.dims.len() == 2)?;
+    let channels = *weight.dims.get(usize::from(int_of(node, "transB").unwrap_or(0) == 0))?;
+    let bias = node.input.get(2).filter(|name| !name.is_empty())?;
+    let fits = view.constants.get(bias.as_str()).is_some_and(|bias| bias.dims == [channels]);
+    fits.then(|| Site {
+        x: output.to_string(),
+        output: output.to_string(),
+        chain: Vec::new(),
+        behind_conv: true,
+        bias: Some(bias.clone()),
+        scale: None,
+        shift: None,
         channels,
     })
 }
@@ -182,6 +210,17 @@ fn is_last(view: &View, value: &str) -> bool {
     false
 }
 
+/// How many convolutions have filters that are computed.
+pub fn computed_filters(model: &ModelProto) -> usize {
+    let graph = model.graph.get_or_default();
+    let view = View::of(graph);
+    let is_computed = |node: &&NodeProto| {
+        let computed = node.input.get(1).is_some_and(|filter| !view.constants.contains_key(filter.as_str()));
+        node.op_type == "ConvInteger" || (node.op_type == "Conv" && computed)
+    };
+    graph.node.iter().filter(is_computed).count()
+}
+
 /// Whether there is normalisation in a graph, as a node of its own or written with other operators.
 pub fn is_normalised(model: &ModelProto) -> bool {
     let graph = model.graph.get_or_default();
@@ -208,5 +247,5 @@ pub fn looks_folded(model: &ModelProto, sites: &[Site]) -> bool {
             && node.input.iter().all(|input| !view.constants.contains_key(input.as_str()))
     };
     sites.iter().any(|site| site.scale.is_some())
-        || (all_biased && (graph.node.iter().any(joins) || convolutions().any(is_grouped)))
+        || (all_biased && convolutions().next().is_some() && (graph.node.iter().any(joins) || convolutions().any(is_grouped)))
 }

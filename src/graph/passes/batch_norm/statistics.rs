@@ -11,7 +11,7 @@ use crate::tensor::{Device, Kind, Tensor};
 pub struct Statistics {
     pub mean: Tensor,
     pub variance: Tensor,
-    /// Whether the value has more than one position in an image.
+    /// Whether the value is a feature map with more than one position in an image, or no feature map.
     pub has_positions: bool,
     count: f64,
 }
@@ -46,17 +46,18 @@ pub fn measure(
 
 fn of_batch(value: &Tensor) -> Result<Statistics> {
     let shape = value.size();
-    let [n, _, h, w] = *shape.as_slice() else {
-        return Err(Error::unsupported(format!("a feature map of shape {shape:?} cannot be normalised")));
+    let (count, has_positions, positions): (i64, bool, &[i64]) = match *shape.as_slice() {
+        [n, _, h, w] => (n * h * w, h * w > 1, &[0, 2, 3]),
+        [n, _] => (n, true, &[0]),
+        _ => return Err(Error::unsupported(format!("values of shape {shape:?} cannot be normalised"))),
     };
-    let positions: &[i64] = &[0, 2, 3];
     let mean = value.f_mean_dim(positions, true, Kind::Double)?;
     let variance = value.f_sub(&mean)?.f_square()?.f_mean_dim(positions, false, Kind::Double)?;
     Ok(Statistics {
         mean: mean.f_flatten(0, -1)?.f_to_device(Device::Cpu)?,
         variance: variance.f_to_device(Device::Cpu)?,
-        has_positions: h * w > 1,
-        count: (n * h * w) as f64,
+        has_positions,
+        count: count as f64,
     })
 }
 
