@@ -7,7 +7,7 @@ use clap::Subcommand;
 use crate::cli::common::{self, Expected};
 use crate::cli::progress::Reporter;
 use crate::data::draw::{DrawOptions, draw};
-use crate::data::splits;
+use crate::data::{DataSet, Part, splits};
 use crate::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -59,12 +59,18 @@ enum Command {
         #[arg(long)]
         quiet: bool,
     },
-    /// Read a folder of images and say what is in it and what is wrong with it.
-    #[command(after_help = "Example:\n  cmira data check drawn/train")]
+    /// Read images and say what is in them and what is wrong with them.
+    #[command(after_help = "Examples:\n  cmira data check drawn/train\n  cmira data check fashion --format fmnist --part test")]
     Check {
-        /// A folder of `<class>/*.png`, or of images with a `labels.csv`.
+        /// A folder of `<class>/*.png`, or of images with a `labels.csv`; with --format, of the published files.
         #[arg(value_name = "DIR")]
         folder: PathBuf,
+        /// The files of a published data set: cifar10, cifar100, fmnist or tiny-imagenet.
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<DataSet>,
+        /// Of a published data set: train or test.
+        #[arg(long, default_value = "train", value_parser = ["train", "test"])]
+        part: String,
         /// 1 for grey, 3 for colour.
         #[arg(long, default_value_t = 3)]
         channels: usize,
@@ -90,8 +96,18 @@ pub fn run(args: &Args) -> Result<()> {
             Ok(())
         }
         Command::Sample { from, to, per_class, seed, quiet } => sample(from, to, *per_class, *seed, &Reporter::new(*quiet)),
-        Command::Check { folder, channels } => {
-            let set = common::images(folder, &any_labelled(*channels), None, &Reporter::new(false))?;
+        Command::Check { folder, format, part, channels } => {
+            let reporter = Reporter::new(false);
+            let set = match format {
+                None => common::images(folder, &any_labelled(*channels), None, &reporter)?,
+                Some(format) => {
+                    let bar = reporter.bar(&format!("reading {}", folder.display()));
+                    let part = if part == "train" { Part::Train } else { Part::Test };
+                    let set = format.read(folder, part, &mut |p| bar.set(p.done as u64, p.total as u64));
+                    bar.finish();
+                    set?
+                }
+            };
             let labelled = set.labels.iter().filter(|l| l.is_some()).count();
             println!("images:   {} of {}x{}, {} channels", set.len(), set.width(), set.height(), set.channels());
             println!("labelled: {labelled}");

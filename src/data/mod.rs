@@ -25,6 +25,7 @@
 pub mod adapter;
 pub mod augment;
 pub mod batches;
+pub mod datasets;
 pub mod draw;
 mod files;
 pub mod readers;
@@ -34,6 +35,7 @@ pub mod store;
 pub use adapter::Adapter;
 pub use augment::Augment;
 pub use batches::{Batches, order};
+pub use datasets::{DataSet, Part};
 pub use readers::{FolderOptions, OnProblem, read_folder};
 pub use splits::Splits;
 pub use store::{ImageSet, Problem};

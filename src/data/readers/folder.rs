@@ -99,13 +99,8 @@ pub fn read_folder(root: &Path, options: &FolderOptions, progress: &mut dyn FnMu
     let (kept, pixels) = work.decode(images, size)?;
     let (findings, lasting) = (work.findings, work.lasting);
     enough(root, kept.len(), &findings)?;
-    let shape = [kept.len(), options.channels, size.0, size.1].map(i64::try_from);
-    let shape = shape.into_iter().collect::<std::result::Result<Vec<_>, _>>().map_err(Error::data)?;
-    let tensor = Tensor::f_from_data_size(&pixels, &shape, Kind::Uint8)?;
+    let mut set = assemble(options, size, kept, &pixels, classes, findings)?;
     drop(pixels);
-    let (labels, names) = kept.into_iter().map(|(entry, label)| (label, entry.name)).unzip();
-    let problems = findings.into_iter().map(|finding| finding.problem).collect();
-    let mut set = ImageSet::new(tensor, labels, names, classes, problems)?;
     set.ignored = listing.ignored;
     if let Some(path) = cache
         && lasting
@@ -114,6 +109,41 @@ pub fn read_folder(root: &Path, options: &FolderOptions, progress: &mut dyn FnMu
         let _ = cache::save(&path, &key, root, &set);
     }
     options.accept(root, set)
+}
+
+/// Reads images that somebody has listed and labelled, in their order.
+///
+/// # Errors
+/// As [`read_folder`].
+pub(super) fn read_listed(
+    root: &Path,
+    images: Vec<Candidate>,
+    classes: Vec<String>,
+    options: &FolderOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ImageSet> {
+    let mut work = Work { options, findings: Vec::new(), lasting: true, progress };
+    let size = work.common_size(&images)?;
+    let (kept, pixels) = work.decode(images, size)?;
+    let findings = work.findings;
+    enough(root, kept.len(), &findings)?;
+    options.accept(root, assemble(options, size, kept, &pixels, classes, findings)?)
+}
+
+fn assemble(
+    options: &FolderOptions,
+    size: Size,
+    kept: Vec<Candidate>,
+    pixels: &[u8],
+    classes: Vec<String>,
+    findings: Vec<Finding>,
+) -> Result<ImageSet> {
+    let shape = [kept.len(), options.channels, size.0, size.1].map(i64::try_from);
+    let shape = shape.into_iter().collect::<std::result::Result<Vec<_>, _>>().map_err(Error::data)?;
+    let tensor = Tensor::f_from_data_size(pixels, &shape, Kind::Uint8)?;
+    let (labels, names) = kept.into_iter().map(|(entry, label)| (label, entry.name)).unzip();
+    let problems = findings.into_iter().map(|finding| finding.problem).collect();
+    ImageSet::new(tensor, labels, names, classes, problems)
 }
 
 fn check(options: &FolderOptions) -> Result<()> {
