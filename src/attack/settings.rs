@@ -1,5 +1,6 @@
 //! Every setting of the attack, with the paper's values as defaults where it prints them.
 
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -10,7 +11,7 @@ use crate::nets::Backbone;
 use crate::train::{Direction, Schedule, TrainSettings};
 
 /// How far the attack goes: the paper's ablation (Tables 3, A4, A5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Variant {
     /// The attack model after stage 1 only: what the probing set alone teaches.
     #[serde(rename = "P")]
@@ -39,7 +40,7 @@ impl Variant {
 }
 
 /// Every setting of the attack. An unknown key in a settings file is refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttackSettings {
     /// Seeds initial weights, data order, augmentation and mixup. The same seed gives the same results on the CPU.

@@ -49,7 +49,7 @@ pub struct Args {
     /// Overrides the settings' seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Overrides the settings' backbone of the attack model: resnet8, resnet18 or vgg16.
+    /// Overrides the settings' backbone of the attack model: resnet8, vgg5, resnet18 or vgg16.
     #[arg(long)]
     backbone: Option<Backbone>,
     /// Use the paper's stopping rule, which needs labels for the forget images.

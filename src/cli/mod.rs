@@ -8,6 +8,7 @@ mod data;
 mod export;
 mod operators;
 mod progress;
+mod run;
 mod train;
 mod unlearn;
 
@@ -54,6 +55,8 @@ enum Command {
     Train(train::Args),
     /// Unlearn images with a reference method.
     Unlearn(unlearn::Args),
+    /// Run the paper's grid: train, unlearn and attack every combination, and write all tables.
+    Run(run::Args),
 }
 
 /// Runs one command and gives the process exit code.
@@ -95,5 +98,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Unlearn(args) => unlearn::run(&args),
+        Command::Run(args) => run::run(&args),
     }
 }

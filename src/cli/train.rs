@@ -34,7 +34,7 @@ pub struct Args {
     /// The trained model.
     #[arg(long, value_name = "MODEL.onnx")]
     out: PathBuf,
-    /// resnet8, resnet18 or vgg16.
+    /// resnet8, vgg5, resnet18 or vgg16.
     #[arg(long, default_value = "resnet8")]
     backbone: Backbone,
     #[command(flatten)]

@@ -2,6 +2,7 @@
 //! function that scores predictions.
 
 pub mod audit;
+pub mod grid;
 pub mod results;
 pub mod state;
 pub mod unlearning;

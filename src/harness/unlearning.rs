@@ -1,27 +1,12 @@
 //! What unlearning did to a model, as Jia et al. (2023) score it.
 
-use serde::{Deserialize, Serialize};
-
 use crate::data::{Adapter, Batches, ImageSet};
 use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::metrics::membership;
+use crate::report::Scores;
 use crate::tensor::{Kind, Tensor, no_grad, to_f64s, to_i64s};
 use crate::train::evaluate;
-
-/// Scores of one model; accuracies are top-1 in percent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Scores {
-    /// On the forget set `D_f`; 100 less this is Jia's unlearning accuracy UA.
-    pub forget: f64,
-    /// On the retain set `D_r` (RA).
-    pub retain: f64,
-    /// On images that were never trained on (TA).
-    pub test: Option<f64>,
-    /// The share of forget images that a confidence-based membership inference takes for unseen ones, percent; see
-    /// [`membership::efficacy`].
-    pub mia_efficacy: Option<f64>,
-}
 
 /// The sets that a model is scored on.
 #[derive(Clone, Copy)]

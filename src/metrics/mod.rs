@@ -3,5 +3,6 @@
 pub mod accuracy;
 pub mod interval;
 pub mod membership;
+pub mod paired;
 pub mod polygon;
 pub mod recovery;

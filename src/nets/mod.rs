@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -20,11 +21,13 @@ pub mod vgg;
 use builder::{Builder, Value};
 
 /// The reference architectures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Backbone {
     /// A small ResNet for two CPU cores: three blocks, 16, 32 and 64 wide (78,042 parameters for ten classes).
     Resnet8,
+    /// A small VGG for two CPU cores: four convolutions, 16 to 64 wide, a pooling behind each (61,338 parameters for ten classes).
+    Vgg5,
     /// ResNet18 in its CIFAR form (11,173,962 parameters for ten classes).
     Resnet18,
     /// VGG16 with batch normalisation in its CIFAR form (14,724,042 parameters for ten classes).
@@ -33,14 +36,15 @@ pub enum Backbone {
 
 impl Backbone {
     /// Every reference architecture.
-    pub const ALL: [Backbone; 3] = [Backbone::Resnet8, Backbone::Resnet18, Backbone::Vgg16];
+    pub const ALL: [Backbone; 4] = [Backbone::Resnet8, Backbone::Vgg5, Backbone::Resnet18, Backbone::Vgg16];
 
     /// From images to the features `[F]` of each.
     fn features(self, builder: &mut Builder, images: &Value) -> Result<Value> {
         match self {
             Backbone::Resnet8 => resnet::features(builder, images, &[16, 32, 64], 1),
             Backbone::Resnet18 => resnet::features(builder, images, &[64, 128, 256, 512], 2),
-            Backbone::Vgg16 => vgg::features(builder, images),
+            Backbone::Vgg5 => vgg::features(builder, images, &vgg::SMALL),
+            Backbone::Vgg16 => vgg::features(builder, images, &vgg::VGG16),
         }
     }
 
@@ -48,7 +52,7 @@ impl Backbone {
     fn last_layer(self) -> &'static str {
         match self {
             Backbone::Resnet8 | Backbone::Resnet18 => "fc",
-            Backbone::Vgg16 => "classifier",
+            Backbone::Vgg5 | Backbone::Vgg16 => "classifier",
         }
     }
 }
@@ -57,6 +61,7 @@ impl fmt::Display for Backbone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Backbone::Resnet8 => "resnet8",
+            Backbone::Vgg5 => "vgg5",
             Backbone::Resnet18 => "resnet18",
             Backbone::Vgg16 => "vgg16",
         })
@@ -151,6 +156,8 @@ mod tests {
         let count = |backbone| parameters(&classifier(backbone, CIFAR, 10, 0).unwrap());
         assert_eq!(count(Backbone::Resnet18), 11_173_962);
         assert_eq!(count(Backbone::Vgg16), 14_724_042);
+        // 3*3*(3*16 + 16*32 + 32*64 + 64*64) filters, 2 (16 + 32 + 64 + 64) of normalisation, 64*10 + 10.
+        assert_eq!(count(Backbone::Vgg5), 61_338);
     }
 
     #[test]
@@ -199,7 +206,12 @@ mod tests {
                 assert!(graph.node.iter().flat_map(|node| &node.output).all(|output| seen.insert(output)));
                 assert!(graph.initializer.iter().all(|tensor| seen.insert(&tensor.name)));
                 let pools = graph.node.iter().filter(|node| node.op_type == "MaxPool").count();
-                assert_eq!(pools, if backbone == Backbone::Vgg16 { 5 } else { 0 });
+                let expected = match backbone {
+                    Backbone::Vgg16 => 5,
+                    Backbone::Vgg5 => 4,
+                    _ => 0,
+                };
+                assert_eq!(pools, expected);
             }
         }
     }
@@ -211,7 +223,7 @@ mod tests {
         }
         let error = "alexnet".parse::<Backbone>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
-        assert!(error.to_string().contains("resnet8, resnet18, vgg16"), "{error}");
+        assert!(error.to_string().contains("resnet8, vgg5, resnet18, vgg16"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Results as tables: the paper's layout for readers, one tidy file with provenance for everything else.
 
 pub mod csv;
+pub mod grid;
 pub mod record;
 pub mod tables;
 
-pub use record::{ClassRecord, Provenance, Record};
+pub use record::{ClassRecord, Provenance, Record, Scores};

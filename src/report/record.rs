@@ -99,6 +99,20 @@ pub struct Record {
     pub provenance: Provenance,
 }
 
+/// Scores of one model; accuracies are top-1 in percent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// On the forget set `D_f`; 100 less this is Jia's unlearning accuracy UA.
+    pub forget: f64,
+    /// On the retain set `D_r` (RA).
+    pub retain: f64,
+    /// On images that were never trained on (TA).
+    pub test: Option<f64>,
+    /// The share of forget images that a confidence-based membership inference takes for unseen ones, percent; see
+    /// [`efficacy`](crate::metrics::membership::efficacy).
+    pub mia_efficacy: Option<f64>,
+}
+
 /// The paper's methods in the order of its Table 1.
 pub const METHODS: [&str; 6] = ["RT", "FT", "FF", "GA", "IU", "WP"];
 

@@ -1,0 +1,263 @@
+//! The tables of a grid: the paper's, in its layout, means over seeds; and what an auditor needs beyond them.
+
+use std::path::{Path, PathBuf};
+
+use super::record::{ClassRecord, Record, Scores, method_rank};
+use super::{csv, tables};
+use crate::error::Result;
+use crate::metrics::{paired, recovery};
+
+/// One model attacked by one variant with one seed.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// The numbers.
+    pub record: Record,
+    /// For every forget image whether the class that the attack gives in the end is right, as `0` and `1`.
+    pub right: String,
+}
+
+/// Which data set, backbone and seed a row is of.
+#[derive(Debug, Clone)]
+pub struct Row<'a> {
+    /// The data set's name.
+    pub dataset: &'a str,
+    /// The backbone's name.
+    pub backbone: String,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// One row of `unlearning.csv`.
+#[derive(Debug, Clone)]
+pub struct UnlearnRow(Vec<String>);
+
+const UNLEARNING: [&str; 10] = [
+    "dataset",
+    "backbone",
+    "seed",
+    "method",
+    "setting",
+    "strength",
+    "forget_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "mia_efficacy",
+];
+
+impl UnlearnRow {
+    /// Of an unlearned model; `strength` is the setting that decides how strong the method was, and its value.
+    pub fn of(row: Row, method: &str, scores: &Scores, strength: Option<&(String, f64)>) -> UnlearnRow {
+        let mut cells = start(&row, method);
+        cells.push(strength.map_or_else(String::new, |(setting, _)| setting.clone()));
+        cells.push(csv::number(strength.map(|(_, value)| *value)));
+        cells.extend([Some(scores.forget), Some(scores.retain), scores.test, scores.mia_efficacy].map(csv::number));
+        UnlearnRow(cells)
+    }
+
+    /// Of the original model, which is scored on all it was trained on.
+    pub fn original(row: Row, train_accuracy: f64, test_accuracy: f64) -> UnlearnRow {
+        let mut cells = start(&row, "original");
+        cells.extend([String::new(), String::new(), String::new()]);
+        cells.extend([Some(train_accuracy), Some(test_accuracy), None].map(csv::number));
+        UnlearnRow(cells)
+    }
+}
+
+fn start(row: &Row, method: &str) -> Vec<String> {
+    vec![csv::text(row.dataset), csv::text(&row.backbone), row.seed.to_string(), csv::text(method)]
+}
+
+/// The method that never saw the forget images: what an attack on it reaches is no leak.
+const CONTROL: &str = "RT";
+
+/// Writes all tables into a folder and gives their paths.
+///
+/// # Errors
+/// Unexpected, when the folder is not writable or the disk is full.
+pub fn write_all(folder: &Path, cells: &[Cell], unlearned: &[UnlearnRow]) -> Result<Vec<PathBuf>> {
+    let records: Vec<Record> = cells.iter().map(|cell| with_excess(cell, cells)).collect();
+    let (mean, deviation) = (summarised(&records, mean_of), summarised(&records, deviation_of));
+    let several = mean.len() < records.len();
+    let first = |records: &[Record], key: fn(&Record) -> &str, nth: usize| -> Vec<Record> {
+        let mut keys: Vec<String> = Vec::new();
+        for record in records {
+            if !keys.iter().any(|known| known == key(record)) {
+                keys.push(key(record).to_string());
+            }
+        }
+        records.iter().filter(|record| keys.get(nth).is_some_and(|wanted| wanted == key(record))).cloned().collect()
+    };
+    let mut written = Vec::new();
+    let mut put = |name: &str, make: tables::Make, records: &[Record]| -> Result<()> {
+        let (header, rows) = make(records);
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        let path = folder.join(name);
+        csv::write(&path, &header, &rows)?;
+        written.push(path);
+        Ok(())
+    };
+    for (records, suffix) in [(&mean, ""), (&deviation, "_std")] {
+        if !suffix.is_empty() && !several {
+            continue;
+        }
+        put(&format!("table1{suffix}.csv"), tables::TABLE1, records)?;
+        put(&format!("table2{suffix}.csv"), tables::TABLE2, &first(records, |r| &r.dataset, 0))?;
+        put(&format!("table3{suffix}.csv"), tables::TABLE3, &first(records, |r| &r.dataset, 0))?;
+        put(&format!("tableA3{suffix}.csv"), tables::TABLE2, records)?;
+        put(&format!("tableA4{suffix}.csv"), tables::TABLE3, &first(records, |r| &r.backbone, 0))?;
+        put(&format!("tableA5{suffix}.csv"), tables::TABLE3, &first(records, |r| &r.backbone, 1))?;
+    }
+    put("results.csv", tables::TIDY, &records)?;
+    let mut list = |name: &str, header: &[&str], rows: &[Vec<String>]| -> Result<()> {
+        let path = folder.join(name);
+        csv::write(&path, header, rows)?;
+        written.push(path);
+        Ok(())
+    };
+    let rows: Vec<Vec<String>> = unlearned.iter().map(|row| row.0.clone()).collect();
+    list("unlearning.csv", &UNLEARNING, &rows)?;
+    list("excess.csv", &EXCESS, &excess_rows(cells))?;
+    Ok(written)
+}
+
+/// The same attack with the same seed on the retrained model.
+fn control<'a>(cell: &Cell, cells: &'a [Cell]) -> Option<&'a Cell> {
+    let own = &cell.record;
+    cells.iter().find(|other| {
+        let r = &other.record;
+        r.method == CONTROL
+            && r.dataset == own.dataset
+            && r.backbone == own.backbone
+            && r.variant == own.variant
+            && r.provenance.seed == own.provenance.seed
+    })
+}
+
+fn with_excess(cell: &Cell, cells: &[Cell]) -> Record {
+    let mut record = cell.record.clone();
+    if let Some(other) = control(cell, cells).map(|cell| &cell.record).filter(|_| record.method != CONTROL) {
+        let beyond = |own: Option<f64>, other: Option<f64>| own.zip(other).map(|(own, other)| recovery::excess(own, other));
+        record.excess = beyond(record.acc_a_last, other.acc_a_last);
+        record.excess_u = beyond(record.acc_u_after, other.acc_u_after);
+        record.control_sha256 = Some(other.provenance.model_sha256.clone());
+    }
+    record
+}
+
+fn mean_of(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Of a sample: n - 1 in the denominator; none for a single value.
+fn deviation_of(values: &[f64]) -> Option<f64> {
+    let mean = mean_of(values).filter(|_| values.len() > 1)?;
+    Some((values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64).sqrt())
+}
+
+/// One record for all seeds of a data set, backbone, method and variant. Rates are means of rates, not rates of means.
+fn summarised(records: &[Record], of: fn(&[f64]) -> Option<f64>) -> Vec<Record> {
+    let same = |a: &Record, b: &Record| {
+        a.dataset == b.dataset && a.backbone == b.backbone && a.method == b.method && a.variant == b.variant
+    };
+    let mut done: Vec<Record> = Vec::new();
+    for record in records {
+        if done.iter().any(|other| same(other, record)) {
+            continue;
+        }
+        let all: Vec<&Record> = records.iter().filter(|other| same(other, record)).collect();
+        let over = |get: fn(&Record) -> Option<f64>| of(&all.iter().filter_map(|r| get(r)).collect::<Vec<f64>>());
+        let classes = record.classes.iter().map(|class| {
+            let here: Vec<&ClassRecord> =
+                all.iter().flat_map(|r| &r.classes).filter(|other| other.class == class.class).collect();
+            let over =
+                |get: fn(&ClassRecord) -> f64| of(&here.iter().map(|class| get(class)).collect::<Vec<f64>>()).unwrap_or(f64::NAN);
+            let (acc_u, acc_a, r_i) = (over(|c| c.acc_u), over(|c| c.acc_a), over(|c| c.r_i));
+            ClassRecord { class: class.class.clone(), images: class.images, acc_u, acc_a, r_i }
+        });
+        done.push(Record {
+            acc_u: over(|r| r.acc_u),
+            acc_a_last: over(|r| r.acc_a_last),
+            acc_a_best: over(|r| r.acc_a_best),
+            acc_u_after: over(|r| r.acc_u_after),
+            acc_u_best: over(|r| r.acc_u_best),
+            r_i: over(|r| r.r_i),
+            r_r: over(|r| r.r_r),
+            a_r: over(|r| r.a_r),
+            a_r_geometric: over(|r| r.a_r_geometric),
+            excess: over(|r| r.excess),
+            excess_u: over(|r| r.excess_u),
+            classes: classes.collect(),
+            ..record.clone()
+        });
+    }
+    done
+}
+
+const EXCESS: [&str; 14] = [
+    "dataset",
+    "backbone",
+    "method",
+    "variant",
+    "seed",
+    "images",
+    "acc_a",
+    "acc_a_control",
+    "excess",
+    "excess_low",
+    "excess_high",
+    "only_this",
+    "only_control",
+    "mcnemar_p",
+];
+
+/// A row for every seed, then one for all seeds together where there are several: images of different seeds count side by side.
+fn excess_rows(cells: &[Cell]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut seen: Vec<[&str; 4]> = Vec::new();
+    for cell in cells.iter().filter(|cell| cell.record.method != CONTROL) {
+        let r = &cell.record;
+        let group = [r.dataset.as_str(), r.backbone.as_str(), r.method.as_str(), r.variant.as_str()];
+        if seen.contains(&group) {
+            continue;
+        }
+        seen.push(group);
+        let of_group = |other: &&Cell| {
+            let o = &other.record;
+            [o.dataset.as_str(), o.backbone.as_str(), o.method.as_str(), o.variant.as_str()] == group
+        };
+        let (mut own, mut other) = (Vec::new(), Vec::new());
+        let mut seeds = 0;
+        for cell in cells.iter().filter(of_group) {
+            let Some(control) = control(cell, cells) else { continue };
+            let pair = (bits(&cell.right), bits(&control.right));
+            rows.push(excess_row(&group, &cell.record.provenance.seed.to_string(), &pair.0, &pair.1));
+            own.extend(pair.0);
+            other.extend(pair.1);
+            seeds += 1;
+        }
+        if seeds > 1 {
+            rows.push(excess_row(&group, "all", &own, &other));
+        }
+    }
+    rows.sort_by(|a, b| (&a[0], &a[1], method_rank(&a[2]), &a[3]).cmp(&(&b[0], &b[1], method_rank(&b[2]), &b[3])));
+    rows
+}
+
+fn bits(text: &str) -> Vec<bool> {
+    text.chars().map(|c| c == '1').collect()
+}
+
+fn excess_row(group: &[&str; 4], seed: &str, own: &[bool], control: &[bool]) -> Vec<String> {
+    let percent = |right: &[bool]| {
+        (!right.is_empty()).then(|| 100.0 * right.iter().filter(|right| **right).count() as f64 / right.len() as f64)
+    };
+    let (a, c) = (percent(own), percent(control));
+    let interval = paired::bootstrap(control, own, 0);
+    let (gained, lost) = paired::discordant(control, own);
+    let mut row: Vec<String> = group.iter().map(|name| csv::text(name)).collect();
+    row.extend([seed.to_string(), own.len().to_string()]);
+    row.extend([a, c, a.zip(c).map(|(a, c)| recovery::excess(a, c))].map(csv::number));
+    row.extend([interval.map(|bounds| bounds.0), interval.map(|bounds| bounds.1)].map(csv::number));
+    row.extend([gained.to_string(), lost.to_string(), csv::number(Some(paired::mcnemar(gained, lost)))]);
+    row
+}
