@@ -41,15 +41,44 @@ pub fn parse<T: DeserializeOwned + Default>(text: &str, name: impl Display) -> R
     }
     serde_yaml::from_str(text).map_err(|error| {
         let reason = error.to_string();
-        match error.location() {
+        let nearest = nearest_known(&reason);
+        let error = match error.location() {
             Some(place) => {
                 let tail = format!(" at line {} column {}", place.line(), place.column());
                 let reason = reason.strip_suffix(&tail).unwrap_or(&reason).to_string();
                 Error::usage(reason).at(format!("{name}:{}:{}", place.line(), place.column()))
             }
             None => Error::usage(reason).at(&name),
+        };
+        match nearest {
+            Some(nearest) => error.help(format!("did you mean `{nearest}`?")),
+            None => error,
         }
     })
+}
+
+/// Of the keys that an error message about an unknown one lists, the one that is most like it, if any is.
+fn nearest_known(reason: &str) -> Option<String> {
+    let (_, rest) = reason.split_once("unknown field `")?;
+    let (unknown, rest) = rest.split_once('`')?;
+    let known = rest.split('`').skip(1).step_by(2);
+    let (distance, nearest) = known.map(|key| (distance(unknown, key), key)).min()?;
+    (distance <= 2.max(unknown.chars().count() / 3)).then(|| nearest.to_string())
+}
+
+/// How many letters have to be put in, taken away or exchanged (Levenshtein 1966), two neighbours that changed places counting as two.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut before = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replaced = before + usize::from(from != *to);
+            before = row[j + 1];
+            row[j + 1] = replaced.min(before + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }
 
 /// The line, from 1, in which brackets nest too deep. Brackets in quotes and comments count as well: settings have neither so many.
@@ -99,6 +128,22 @@ mod tests {
         for text in ["", "\n# nothing\n"] {
             assert_eq!(parse::<BTreeMap<String, i64>>(text, "s.yaml").unwrap(), BTreeMap::new());
         }
+    }
+
+    #[test]
+    fn the_nearest_key_is_named() {
+        #[derive(Debug, Default, serde::Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        #[allow(dead_code, reason = "only its keys matter")]
+        struct Keys {
+            learning_rate: f64,
+            epochs: usize,
+        }
+        let error = |text: &str| parse::<Keys>(text, "s.yaml").unwrap_err().to_string();
+        assert!(error("epochs: 1\nlearning_rat: 0.1\n").ends_with("(did you mean `learning_rate`?)"));
+        assert!(error("epcohs: 1\n").ends_with("(did you mean `epochs`?)"));
+        assert!(!error("colour: 1\n").contains("did you mean"));
+        assert_eq!(distance("kitten", "sitting"), 3);
     }
 
     #[test]

@@ -1,0 +1,192 @@
+//! The grid: one file to all tables, killed and taken up again, refused where it makes no sense.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cmira::harness::grid::Harness;
+use common::{Folder, cmira, text};
+
+/// Every method on one small data set, in seconds.
+const SMALL: &str = "
+seeds: [3]
+datasets:
+  - name: '=drawn()'
+    source: {kind: drawn, train_per_class: 8, test_per_class: 4, size: 16}
+    forget_classes: [ring, disc]
+backbones: [resnet8]
+train: {epochs: 2, batch_size: 16, learning_rate: 0.05}
+unlearn:
+  - {method: FT, train: {epochs: 1, batch_size: 16}}
+  - {method: GA, train: {batch_size: 8}, calibrate: [1.0e-4, 1.0e-3], margin: 100}
+  - {method: FF, alpha: 10}
+  - {method: IU, alpha: 0.1, curvature_images: 20}
+  - {method: WP, train: {epochs: 2}, sparsity: 0.5}
+attack:
+  head_width: 8
+  pretrain: {epochs: 2, batch_size: 16}
+  mutual: {epochs: 1, batch_size: 16}
+  iterations: 1
+";
+
+fn save(folder: &Folder, name: &str, text: &str) -> PathBuf {
+    let path = folder.path(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn arguments<'a>(file: &'a Path, out: &'a Path) -> Vec<&'a str> {
+    vec!["run", text(file), "--out", text(out), "--device", "cpu", "--threads", "1"]
+}
+
+/// All CSV files, by name.
+fn tables(out: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
+    let tables = files.filter(|path| path.extension().is_some_and(|extension| extension == "csv"));
+    tables.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap())).collect()
+}
+
+fn rows(table: &[u8]) -> Vec<BTreeMap<String, String>> {
+    csv::Reader::from_reader(table).deserialize().map(|row| row.unwrap()).collect()
+}
+
+/// Runs a grid and kills it when it says that it begins the step of this number; false if it ends before.
+fn kill_at(file: &Path, out: &Path, step: usize) -> bool {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cmira"))
+        .args(arguments(file, out))
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mark = format!("[{step}/");
+    let seen = lines.map_while(Result::ok).any(|line| line.starts_with(&mark));
+    if seen {
+        // SIGKILL: nothing can be saved any more.
+        child.kill().unwrap();
+    }
+    child.wait().unwrap();
+    seen
+}
+
+#[test]
+fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
+    let folder = Folder::new();
+    let file = save(&folder, "small.yaml", SMALL);
+    let whole = folder.path("whole");
+    let (code, out, errors) = cmira(&arguments(&file, &whole));
+    assert_eq!(code, 0, "{errors}");
+    assert!(out.contains("table1.csv") && out.contains("excess.csv"), "{out}");
+    let expected = tables(&whole);
+
+    let broken = folder.path("broken");
+    let killed = (1..=15).step_by(2).filter(|&step| kill_at(&file, &broken, step)).count();
+    assert_eq!(killed, 8, "every kill was in the middle of something");
+    let (code, _, errors) = cmira(&arguments(&file, &broken));
+    assert_eq!(code, 0, "{errors}");
+    assert!(tables(&broken) == expected);
+
+    // A finished grid has nothing to do, and says no step.
+    let (code, _, errors) = cmira(&arguments(&file, &broken));
+    assert_eq!((code, errors.as_str()), (0, ""));
+    // A changed setting redoes what depends on it: the attack on WP's model and that model.
+    let changed = save(&folder, "changed.yaml", &SMALL.replace("sparsity: 0.5", "sparsity: 0.6"));
+    let (code, _, errors) = cmira(&arguments(&changed, &broken));
+    let steps: Vec<&str> = errors.lines().filter(|line| line.starts_with('[')).collect();
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(steps.len(), 2, "{errors}");
+    assert!(steps.iter().all(|step| step.contains("-wp-")), "{errors}");
+
+    let table1 = rows(&expected["table1.csv"]);
+    // Nothing that a spreadsheet would run.
+    assert_eq!(table1[0]["Dataset"], "'=drawn()");
+    for method in ["RT", "FT", "FF", "GA", "IU", "WP"] {
+        assert!(table1[0][&format!("{method} Acc_U")].parse::<f64>().is_ok(), "{method}");
+    }
+    let unlearned = rows(&expected["unlearning.csv"]);
+    let methods: Vec<&str> = unlearned.iter().map(|row| row["method"].as_str()).collect();
+    assert_eq!(methods, ["original", "RT", "FT", "GA", "FF", "IU", "WP"]);
+    // Every attack but that on the control has its excess, over the same images.
+    let excess = rows(&expected["excess.csv"]);
+    assert_eq!(excess.len(), 5 * 3);
+    let tidy = rows(&expected["results.csv"]);
+    for row in &excess {
+        let find = |method: &str| {
+            let is_it =
+                |r: &&BTreeMap<String, String>| r["method"] == method && r["variant"] == row["variant"] && r["class"] == "all";
+            tidy.iter().find(is_it).unwrap()
+        };
+        let number = |text: &str| text.parse::<f64>().unwrap();
+        let difference = number(&find(&row["method"])["acc_a_last"]) - number(&find("RT")["acc_a_last"]);
+        assert!((number(&row["excess"]) - difference).abs() < 1e-9);
+        assert!(number(&row["excess_low"]) <= difference + 1e-9 && difference <= number(&row["excess_high"]) + 1e-9);
+        assert_eq!(row["images"], "8", "of two classes with eight images, of which seven are trained on, half each");
+    }
+}
+
+#[test]
+fn files_that_make_no_sense_are_refused_with_their_place() {
+    let folder = Folder::new();
+    let refused = |from: &str, to: &str, said: &str| {
+        assert!(SMALL.contains(from), "{from}");
+        let file = save(&folder, "wrong.yaml", &SMALL.replace(from, to));
+        let (code, _, errors) = cmira(&arguments(&file, &folder.path("out")));
+        assert_eq!(code, 2, "{to}: {errors}");
+        assert!(errors.contains("wrong.yaml") && errors.contains(said), "{to}: {errors}");
+    };
+    refused("backbones:", "backbone:", "did you mean `backbones`?");
+    refused("forget_classes", "forget_clases", "did you mean `forget_classes`?");
+    refused("epochs: 2, batch_size: 16, learning_rate: 0.05", "epocs: 2", "did you mean `epochs`?");
+    refused("method: FF, alpha: 10", "method: FF, sparsity: 0.1", "sparsity means nothing to FF");
+    refused("method: FF", "method: XX", "unknown unlearning method 'XX'");
+    refused("method: FF,", "method: FF, dataset: cifar10,", "no data set 'cifar10'");
+    refused("alpha: 10", "alpha: -1", "alpha is -1");
+    refused("seeds: [3]", "seeds: []", "seeds");
+    refused("seeds: [3]", "seeds: [3, 3]", "'3' comes twice");
+    refused("[resnet8]", "[resnet9]", "resnet9");
+    refused("head_width: 8", "seed: 4", "seed is set here");
+    refused("head_width: 8", "mixup_alpha: -1", "mixup_alpha");
+    assert!(!folder.path("out").exists(), "nothing is made for a grid that is refused");
+    let file = save(&folder, "classes.yaml", &SMALL.replace("[ring, disc]", "[ring, disk]"));
+    let (code, _, errors) = cmira(&arguments(&file, &folder.path("out")));
+    assert_eq!(code, 2, "{errors}");
+    assert!(errors.contains("no class 'disk'") && errors.contains("disc"), "{errors}");
+}
+
+#[test]
+fn two_runs_in_one_folder_refuse_politely() {
+    let folder = Folder::new();
+    let file = save(&folder, "small.yaml", SMALL);
+    let out = folder.path("out");
+    let first = cmira::harness::grid::Workspace::open(&out).unwrap();
+    let (code, _, errors) = cmira(&arguments(&file, &out));
+    assert_eq!(code, 2);
+    assert!(errors.contains("another run is at work in this folder"), "{errors}");
+    drop(first);
+    cmira::harness::grid::Workspace::open(&out).unwrap();
+}
+
+#[test]
+fn the_shipped_grids_are_valid_and_their_schema_is_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("harness") && name.ends_with(".yaml") {
+            Harness::read(&path).unwrap_or_else(|error| panic!("{error}"));
+            count += 1;
+        }
+    }
+    assert_eq!(count, 3);
+    let path = root.join("docs/harness.schema.json");
+    if std::env::var_os("CMIRA_BLESS").is_some() {
+        std::fs::write(&path, Harness::json_schema()).unwrap();
+    }
+    let stored = std::fs::read_to_string(&path).unwrap();
+    assert!(stored == Harness::json_schema(), "`CMIRA_BLESS=1 cargo test --test grid` makes it anew");
+}
