@@ -190,3 +190,44 @@ fn the_shipped_grids_are_valid_and_their_schema_is_up_to_date() {
     let stored = std::fs::read_to_string(&path).unwrap();
     assert!(stored == Harness::json_schema(), "`CMIRA_BLESS=1 cargo test --test grid` makes it anew");
 }
+
+#[test]
+fn tables_stand_beside_the_papers_and_in_one_workbook() {
+    let folder = Folder::new();
+    let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/paper");
+    // One cell of the paper's grid, as the harness writes it.
+    let results = "dataset,backbone,method,variant,class,acc_u,acc_a_last,r_i,r_r,a_r,seed\n\
+        cifar10,resnet18,IU,P+U+A,all,50,80,30,60,100,0\n\
+        cifar10,resnet18,IU,P+U+A,all,52,82,30,58,90,1\n\
+        cifar10,resnet18,IU,P+U+A,airplane,40,70,30,,,0\n\
+        cifar10,resnet18,IU,P+U,all,50,60,10,20,30,0\n";
+    save(&folder, "results.csv", results);
+    let (code, out, errors) = cmira(&["report", text(&folder.path("")), "--compare", text(&paper), "--xlsx"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(out.contains("compare.csv") && out.contains("tables.xlsx"), "{out}");
+    let table = std::fs::read(folder.path("compare.csv")).unwrap();
+    let compared = rows(&table);
+    let find = |table: &str, part: &str, figure: &str| {
+        let is_it = |row: &&BTreeMap<String, String>| {
+            let own = ["table", "dataset", "backbone", "method", "part", "figure"].map(|key| row[key].as_str());
+            own == [table, "Cifar-10", "ResNet18", "IU", part, figure]
+        };
+        compared.iter().find(is_it).unwrap_or_else(|| panic!("{table} {part} {figure}"))
+    };
+    let acc_u = find("1", "", "acc_u");
+    let number = |row: &BTreeMap<String, String>, key: &str| row[key].parse::<f64>().unwrap();
+    assert_eq!((acc_u["ours"].as_str(), acc_u["seeds"].as_str()), ("51.00", "2"));
+    assert!((number(acc_u, "difference") - (51.0 - number(acc_u, "paper"))).abs() < 0.006);
+    assert_eq!(find("A3", "Airplane", "r_i")["ours"], "30.00");
+    assert_eq!(find("A4/A5", "Baseline", "acc")["ours"], "51.00");
+    assert_eq!(find("A4/A5", "P+U", "acc")["ours"], "60.00");
+    // A cell that was not run stays empty.
+    assert!(compared.iter().any(|row| row["backbone"] == "VGG16" && row["ours"].is_empty() && row["seeds"] == "0"));
+    // A workbook is a zip of sheets, with one for each table.
+    let mut workbook = zip::ZipArchive::new(std::fs::File::open(folder.path("tables.xlsx")).unwrap()).unwrap();
+    let mut names = String::new();
+    std::io::Read::read_to_string(&mut workbook.by_name("xl/workbook.xml").unwrap(), &mut names).unwrap();
+    assert!(names.contains("name=\"compare\"") && names.contains("name=\"results\""), "{names}");
+    let (code, _, errors) = cmira(&["report", text(&folder.path("nowhere")), "--xlsx"]);
+    assert_eq!(code, 6, "{errors}");
+}

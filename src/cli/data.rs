@@ -7,6 +7,7 @@ use clap::Subcommand;
 use crate::cli::common::{self, Expected};
 use crate::cli::progress::Reporter;
 use crate::data::draw::{DrawOptions, draw};
+use crate::data::fetch::{Patience, Remote, download, published, unpack};
 use crate::data::{DataSet, Part, splits};
 use crate::error::{Error, Result};
 
@@ -36,6 +37,24 @@ enum Command {
         /// Seed of the drawings.
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        /// Print errors only.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Download a published data set from where its authors put it, check it, and unpack it.
+    #[command(
+        after_help = "Example:\n  cmira data fetch cifar10 data/cifar10\nA download that broke off goes on when the same command is run again."
+    )]
+    Fetch {
+        /// cifar10, cifar100, fmnist or tiny-imagenet.
+        #[arg(value_name = "NAME")]
+        set: DataSet,
+        /// Where it goes.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Another address whose files are called the same; they still have to be those that were published.
+        #[arg(long, value_name = "URL")]
+        from: Option<String>,
         /// Print errors only.
         #[arg(long)]
         quiet: bool,
@@ -95,6 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
             reporter.note(&format!("{} now holds {train} training and {test} test images of {classes} classes", out.display()));
             Ok(())
         }
+        Command::Fetch { set, folder, from, quiet } => fetch(*set, folder, from.as_deref(), &Reporter::new(*quiet)),
         Command::Sample { from, to, per_class, seed, quiet } => sample(from, to, *per_class, *seed, &Reporter::new(*quiet)),
         Command::Check { folder, format, part, channels } => {
             let reporter = Reporter::new(false);
@@ -132,5 +152,28 @@ fn sample(from: &Path, to: &Path, per_class: usize, seed: u64, reporter: &Report
     let chosen = set.subset(&splits::per_class_subset(&set.label_list()?, per_class, seed)?)?;
     common::copy_images(from, to, &chosen)?;
     reporter.note(&format!("{} now holds {} images of {} classes", to.display(), chosen.len(), chosen.classes.len()));
+    Ok(())
+}
+
+fn fetch(set: DataSet, folder: &Path, from: Option<&str>, reporter: &Reporter) -> Result<()> {
+    let files = published(set);
+    if files.is_empty() {
+        return Err(Error::usage(format!("'{set}' is published nowhere")));
+    }
+    let stop = common::listen_for_interrupt();
+    for file in files {
+        let url = match from {
+            Some(base) => format!("{}/{}", base.trim_end_matches('/'), file.file_name()),
+            None => file.url.to_string(),
+        };
+        let target = folder.join(file.file_name());
+        let bar = reporter.bar(&format!("downloading {}", file.file_name()));
+        let remote = Remote { url: &url, ..*file };
+        let done = download(&remote, &target, Patience::default(), &mut |bytes| bar.set(bytes, file.bytes), stop);
+        bar.finish();
+        done?;
+        reporter.note(&format!("{}: {} bytes, as published", target.display(), file.bytes));
+        unpack(&target, folder)?;
+    }
     Ok(())
 }

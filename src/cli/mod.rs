@@ -8,6 +8,7 @@ mod data;
 mod export;
 mod operators;
 mod progress;
+mod report;
 mod run;
 mod train;
 mod unlearn;
@@ -55,6 +56,8 @@ enum Command {
     Train(train::Args),
     /// Unlearn images with a reference method.
     Unlearn(unlearn::Args),
+    /// Make more out of results: a comparison with the paper, a workbook.
+    Report(report::Args),
     /// Run the paper's grid: train, unlearn and attack every combination, and write all tables.
     Run(run::Args),
 }
@@ -98,6 +101,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Unlearn(args) => unlearn::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Run(args) => run::run(&args),
     }
 }

@@ -27,6 +27,7 @@ pub mod augment;
 pub mod batches;
 pub mod datasets;
 pub mod draw;
+pub mod fetch;
 mod files;
 pub mod readers;
 pub mod splits;

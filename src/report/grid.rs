@@ -70,11 +70,61 @@ fn start(row: &Row, method: &str) -> Vec<String> {
 /// The method that never saw the forget images: what an attack on it reaches is no leak.
 const CONTROL: &str = "RT";
 
+/// How one seed split a data set: a row of Table A1.
+#[derive(Debug, Clone)]
+pub struct SplitRow {
+    /// The data set's name.
+    pub dataset: String,
+    /// The seed.
+    pub seed: u64,
+    /// Numbers of images: D_f, D_r and D_p; D_t is the first two together.
+    pub images: [usize; 3],
+    /// Classes in all.
+    pub classes: usize,
+    /// The names of those of which images are forgotten.
+    pub forgetting: Vec<String>,
+}
+
+/// What one method was run with: a row of Table A2.
+#[derive(Debug, Clone)]
+pub struct MethodRow {
+    /// The data set's name.
+    pub dataset: String,
+    /// The backbone's name.
+    pub backbone: String,
+    /// The method.
+    pub method: String,
+    /// The seed.
+    pub seed: u64,
+    /// Images forgotten of each forgetting class.
+    pub per_class: usize,
+    /// Epochs and learning rate, of methods that train.
+    pub training: Option<(usize, f64)>,
+    /// Alpha, of methods that have one.
+    pub alpha: Option<f64>,
+    /// Whether learning rate or alpha was chosen by the accuracy on the retain set.
+    pub calibrated: bool,
+}
+
+/// Everything that the tables are made of.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// Attacks.
+    pub cells: Vec<Cell>,
+    /// Scores of models.
+    pub unlearned: Vec<UnlearnRow>,
+    /// Splits.
+    pub splits: Vec<SplitRow>,
+    /// Settings of methods.
+    pub methods: Vec<MethodRow>,
+}
+
 /// Writes all tables into a folder and gives their paths.
 ///
 /// # Errors
 /// Unexpected, when the folder is not writable or the disk is full.
-pub fn write_all(folder: &Path, cells: &[Cell], unlearned: &[UnlearnRow]) -> Result<Vec<PathBuf>> {
+pub fn write_all(folder: &Path, results: &Results) -> Result<Vec<PathBuf>> {
+    let cells = results.cells.as_slice();
     let records: Vec<Record> = cells.iter().map(|cell| with_excess(cell, cells)).collect();
     let (mean, deviation) = (summarised(&records, mean_of), summarised(&records, deviation_of));
     let several = mean.len() < records.len();
@@ -114,10 +164,39 @@ pub fn write_all(folder: &Path, cells: &[Cell], unlearned: &[UnlearnRow]) -> Res
         written.push(path);
         Ok(())
     };
-    let rows: Vec<Vec<String>> = unlearned.iter().map(|row| row.0.clone()).collect();
+    let rows: Vec<Vec<String>> = results.splits.iter().map(SplitRow::cells).collect();
+    list("tableA1.csv", &["Dataset", "Seed", "Classes", "D_t", "D_f", "D_r", "D_p", "Forgetting classes"], &rows)?;
+    let rows: Vec<Vec<String>> = results.methods.iter().map(MethodRow::cells).collect();
+    list(
+        "tableA2.csv",
+        &["Dataset", "Backbone", "Method", "Seed", "N_fc", "Epochs", "Unlearn lr", "Alpha", "Calibrated"],
+        &rows,
+    )?;
+    let rows: Vec<Vec<String>> = results.unlearned.iter().map(|row| row.0.clone()).collect();
     list("unlearning.csv", &UNLEARNING, &rows)?;
     list("excess.csv", &EXCESS, &excess_rows(cells))?;
     Ok(written)
+}
+
+impl SplitRow {
+    fn cells(&self) -> Vec<String> {
+        let [forget, retain, probe] = self.images;
+        let mut row = vec![csv::text(&self.dataset), self.seed.to_string()];
+        row.extend([self.classes, forget + retain, forget, retain, probe].map(|count| count.to_string()));
+        row.push(csv::text(&self.forgetting.join(", ")));
+        row
+    }
+}
+
+impl MethodRow {
+    fn cells(&self) -> Vec<String> {
+        let mut row = [&self.dataset, &self.backbone, &self.method].map(|name| csv::text(name)).to_vec();
+        row.extend([self.seed.to_string(), self.per_class.to_string()]);
+        row.push(self.training.map_or_else(String::new, |(epochs, _)| epochs.to_string()));
+        row.extend([self.training.map(|(_, rate)| rate), self.alpha].map(csv::number));
+        row.push(if self.calibrated { "yes" } else { "no" }.to_string());
+        row
+    }
 }
 
 /// The same attack with the same seed on the retrained model.

@@ -9,10 +9,10 @@ use super::steps::{self, Attacked, Column, Trained, UnlearnedModel};
 use super::store::{Key, Workspace};
 use crate::attack;
 use crate::error::{Error, Result};
-use crate::report::grid::{self as tables, Cell, UnlearnRow};
+use crate::report::grid::{self as tables, Cell, MethodRow, Results, SplitRow, UnlearnRow};
 use crate::tensor::Device;
 use crate::train;
-use crate::unlearn::{self, Method};
+use crate::unlearn::{self, Method, Setting};
 
 /// What happens while a grid runs.
 #[derive(Debug)]
@@ -63,14 +63,13 @@ impl Hooks<'_> {
 /// # Errors
 /// Interrupted, when it was asked to stop: run it again to go on. Else what a step raises; steps that are done stay done.
 pub fn run(harness: &Harness, workspace: &Workspace, device: Device, hooks: &mut Hooks) -> Result<Vec<PathBuf>> {
-    let mut runner = Runner { harness, workspace, device, done: 0, of: count(harness) };
-    let (mut cells, mut unlearned) = (Vec::new(), Vec::new());
+    let mut runner = Runner { harness, workspace, device, done: 0, of: count(harness), results: Results::default() };
     for dataset in &harness.datasets {
         for &seed in &harness.seeds {
-            runner.split(dataset, seed, hooks, &mut cells, &mut unlearned)?;
+            runner.split(dataset, seed, hooks)?;
         }
     }
-    tables::write_all(workspace.root(), &cells, &unlearned)
+    tables::write_all(workspace.root(), &runner.results)
 }
 
 /// Steps of a grid.
@@ -85,6 +84,16 @@ struct Runner<'a> {
     device: Device,
     done: usize,
     of: usize,
+    results: Results,
+}
+
+/// What every cell of a column starts from.
+#[derive(Clone, Copy)]
+struct Start<'a> {
+    train: &'a Key,
+    original: &'a Path,
+    stage_one: &'a Key,
+    stage_one_folder: &'a Path,
 }
 
 /// Images that are read at most once, and only if a step needs them.
@@ -119,14 +128,7 @@ impl Runner<'_> {
     }
 
     /// All columns of one data set and seed.
-    fn split(
-        &mut self,
-        entry: &DatasetEntry,
-        seed: u64,
-        hooks: &mut Hooks,
-        cells: &mut Vec<Cell>,
-        unlearned: &mut Vec<UnlearnRow>,
-    ) -> Result<()> {
+    fn split(&mut self, entry: &DatasetEntry, seed: u64, hooks: &mut Hooks) -> Result<()> {
         let inputs = serde_json::to_string(entry).map_err(Error::unexpected)?;
         let key = Key::new(format!("data-{}-{seed}", entry.name), &[&inputs, &data::fingerprint(&entry.source)?]);
         let scratch = self.workspace.root().join("images").join(&entry.name);
@@ -143,22 +145,21 @@ impl Runner<'_> {
             write("probe.csv", &split.probe, "probe")?;
             Ok(split.record())
         })?;
+        self.results.splits.push(SplitRow {
+            dataset: entry.name.clone(),
+            seed,
+            images: [record.result.n_forget, record.result.n_retain, record.result.n_probe],
+            classes: record.result.classes,
+            forgetting: entry.forget_classes.clone(),
+        });
         for &backbone in &self.harness.backbones {
             let column = Column { dataset: entry.name.clone(), backbone, seed, data: key.clone() };
-            self.column(&column, &record.result, &mut images, hooks, cells, unlearned)?;
+            self.column(&column, &record.result, &mut images, hooks)?;
         }
         Ok(())
     }
 
-    fn column(
-        &mut self,
-        column: &Column,
-        record: &SplitRecord,
-        images: &mut Lazy,
-        hooks: &mut Hooks,
-        cells: &mut Vec<Cell>,
-        unlearned: &mut Vec<UnlearnRow>,
-    ) -> Result<()> {
+    fn column(&mut self, column: &Column, record: &SplitRecord, images: &mut Lazy, hooks: &mut Hooks) -> Result<()> {
         let (harness, workspace, device) = (self.harness, self.workspace, self.device);
         let train = column.train_key(harness, record, device)?;
         self.tell(&train.name, workspace.done::<Trained>(&train)?.is_some(), hooks)?;
@@ -167,7 +168,11 @@ impl Runner<'_> {
             steps::train_original(column, &train, &harness.training(column.seed), split, folder, device, hooks)
         })?;
         let original = steps::model_file(&workspace.folder(&train));
-        unlearned.push(UnlearnRow::original(column.row(), trained.result.train_accuracy, trained.result.test_accuracy));
+        self.results.unlearned.push(UnlearnRow::original(
+            column.row(),
+            trained.result.train_accuracy,
+            trained.result.test_accuracy,
+        ));
 
         let stage_one = column.stage_one_key(harness, device)?;
         self.tell(&stage_one.name, workspace.done::<Attacked>(&stage_one)?.is_some(), hooks)?;
@@ -177,26 +182,23 @@ impl Runner<'_> {
 
         for name in &harness.methods {
             let method = unlearn::method(name)?;
-            self.cell(column, method, &train, &original, &stage_one, &stage_one_folder, images, hooks, cells, unlearned)?;
+            let start = Start { train: &train, original: &original, stage_one: &stage_one, stage_one_folder: &stage_one_folder };
+            self.cell(column, method, record, &start, images, hooks)?;
         }
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn cell(
         &mut self,
         column: &Column,
         method: &dyn Method,
-        train: &Key,
-        original: &Path,
-        stage_one: &Key,
-        stage_one_folder: &Path,
+        record: &SplitRecord,
+        start: &Start,
         images: &mut Lazy,
         hooks: &mut Hooks,
-        cells: &mut Vec<Cell>,
-        unlearned: &mut Vec<UnlearnRow>,
     ) -> Result<()> {
         let (harness, workspace, device) = (self.harness, self.workspace, self.device);
+        let Start { train, original, stage_one, stage_one_folder } = *start;
         let cell = harness.unlearning(&column.dataset, column.backbone, method, column.seed);
         let step = column.unlearn_key(method, &cell, train, device)?;
         self.tell(&step.name, workspace.done::<UnlearnedModel>(&step)?.is_some(), hooks)?;
@@ -205,7 +207,28 @@ impl Runner<'_> {
             steps::unlearn(column, &step, method, &cell, original, split, folder, device, hooks)
         })?;
         let model = steps::model_file(&workspace.folder(&step));
-        unlearned.push(UnlearnRow::of(column.row(), method.name(), &made.result.scores, made.result.strength.as_ref()));
+        let trains = method.heeds().contains(&Setting::Train);
+        let strength = made.result.strength.as_ref();
+        let chosen = |setting: &str| strength.filter(|(name, _)| name == setting).map(|(_, value)| *value);
+        let settings = &cell.settings;
+        let rate = chosen("learning_rate").unwrap_or(settings.train.learning_rate);
+        let forgetting = harness.datasets.iter().find(|entry| entry.name == column.dataset).map_or(1, |e| e.forget_classes.len());
+        self.results.methods.push(MethodRow {
+            dataset: column.dataset.clone(),
+            backbone: column.backbone.to_string(),
+            method: method.name().to_string(),
+            seed: column.seed,
+            per_class: record.n_forget / forgetting.max(1),
+            training: trains.then_some((settings.train.epochs, rate)),
+            alpha: method.heeds().contains(&Setting::Alpha).then(|| chosen("alpha").unwrap_or(settings.alpha)),
+            calibrated: cell.calibrate.is_some(),
+        });
+        self.results.unlearned.push(UnlearnRow::of(
+            column.row(),
+            method.name(),
+            &made.result.scores,
+            made.result.strength.as_ref(),
+        ));
 
         let attack = column.attack_key(harness, method, &step, stage_one)?;
         self.tell(&attack.name, workspace.done::<Attacked>(&attack)?.is_some(), hooks)?;
@@ -214,7 +237,8 @@ impl Runner<'_> {
             let from = Some(stage_one_folder);
             steps::attack(column, harness, method.name(), &model, split, folder, from, &variants, device, hooks)
         })?;
-        cells
+        self.results
+            .cells
             .extend(attacked.result.records.into_iter().zip(attacked.result.right).map(|(record, right)| Cell { record, right }));
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::tensor::{Device, device_name, threads};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::samples::resident;
 use crate::train::{self, Control, TrainSettings};
-use crate::unlearn::{Calibration, Method, Sets, Start, Unlearned, calibrate};
+use crate::unlearn::{Calibration, Method, Sets, Setting, Start, Unlearned, calibrate};
 
 /// Where computation happens is part of every result: another device or number of threads gives other last bits.
 pub(super) fn compute(device: Device) -> String {
@@ -225,7 +225,10 @@ pub(super) fn unlearn(
     let scored = Scored { forget: &split.forget, retain: &split.retain, test: Some(&split.probe), adapter: &split.adapter };
     let strength = match &calibration {
         Some(found) => Some((found.setting.to_string(), found.strength)),
-        None if method.tuned().is_some() || cell.settings.alpha > 0.0 => Some(("alpha".to_string(), cell.settings.alpha)),
+        None if method.heeds().contains(&Setting::Alpha) => Some(("alpha".to_string(), cell.settings.alpha)),
+        None if method.tuned() == Some(Setting::LearningRate) => {
+            Some(("learning_rate".to_string(), cell.settings.train.learning_rate))
+        }
         None => None,
     };
     Ok(UnlearnedModel {
