@@ -231,3 +231,55 @@ fn tables_stand_beside_the_papers_and_in_one_workbook() {
     let (code, _, errors) = cmira(&["report", text(&folder.path("nowhere")), "--xlsx"]);
     assert_eq!(code, 6, "{errors}");
 }
+
+#[test]
+fn a_probing_set_is_found_by_what_is_alike() {
+    use cmira::data::draw::{DrawOptions, draw};
+    let folder = Folder::new();
+    let options = DrawOptions { train_per_class: 6, test_per_class: 3, size: 16, ..DrawOptions::default() };
+    draw(&folder.path("drawn"), &options, &mut |_| ()).unwrap();
+    let model = folder.path("model.onnx");
+    let (train, test) = (folder.path("drawn/train"), folder.path("drawn/test"));
+    let (code, _, errors) =
+        cmira(&["train", "--data", text(&train), "--epochs", "1", "--out", text(&model), "--quiet", "--device", "cpu"]);
+    assert_eq!(code, 0, "{errors}");
+    let names: Vec<String> = {
+        let mut names: Vec<String> =
+            std::fs::read_dir(&train).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    // The test images, one of which is in the pool as well: it must not be chosen.
+    let twin = train.join(&names[0]).join("twin.png");
+    std::fs::copy(test.join(&names[0]).join("0000.png"), &twin).unwrap();
+    let mapping = save(&folder, "mapping.csv", &format!("pool,class\n{},b\n{},a\n{},b\n", names[0], names[1], names[2]));
+    let probe = folder.path("probe");
+    let mut arguments = vec!["data", "probe", "--query", text(&test), "--pool", text(&train), "--features", text(&model)];
+    arguments.extend(["--per-class", "4", "--out", text(&probe), "--quiet", "--device", "cpu"]);
+    let with_mapping = [arguments.as_slice(), &["--mapping", text(&mapping)]].concat();
+    let (code, _, errors) = cmira(&with_mapping);
+    assert_eq!(code, 0, "{errors}");
+    let count = |class: &str| std::fs::read_dir(probe.join(class)).unwrap().count();
+    assert_eq!((count("a"), count("b")), (4, 4));
+    let listed = rows(&std::fs::read(probe.join("probe.csv")).unwrap());
+    assert_eq!(listed.len(), 8);
+    assert!(listed.iter().all(|row| !row["image"].contains("twin") && !row["image"].starts_with(&names[3])), "{listed:?}");
+    // Of each class the most alike, in falling order.
+    let similarities: Vec<f64> =
+        listed.iter().filter(|row| row["class"] == "a").map(|row| row["similarity"].parse().unwrap()).collect();
+    assert!(similarities.windows(2).all(|pair| pair[0] >= pair[1]), "{similarities:?}");
+
+    let refused = |more: &[&str], out: &str, code: i32, said: &str| {
+        let mut all = arguments.clone();
+        let place = folder.path(out);
+        *all.iter_mut().find(|argument| **argument == text(&probe)).unwrap() = text(&place);
+        all.extend(more);
+        let (found, _, errors) = cmira(&all);
+        assert_eq!(found, code, "{errors}");
+        assert!(errors.contains(said), "{errors}");
+    };
+    let wrong = save(&folder, "wrong.csv", "pool,class\nnowhere,a\n");
+    refused(&["--mapping", text(&wrong)], "other", 6, "line 2: the pool has no class 'nowhere'");
+    refused(&["--layer", "nothing"], "other", 2, "no value 'nothing'");
+    refused(&[], "probe", 2, "exists already");
+}

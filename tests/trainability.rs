@@ -495,3 +495,33 @@ fn what_the_scores_are_not_made_of_is_listed() {
     let frozen: Vec<(&str, &str)> = model.report().frozen.iter().map(|t| (t.name.as_str(), t.reason)).collect();
     assert_eq!(frozen, [("aside", "the scores are not made of it"), ("nobody", "the scores are not made of it")]);
 }
+
+/// One number can be all that a layer has.
+#[test]
+fn layers_of_one_output_are_trained_whole() {
+    let gate = |nodes: Vec<NodeProto>| {
+        let initializer = vec![
+            weight("column", &[6, 1], Kind::Float),
+            to_proto("gate_bias", &Tensor::from_slice(&[0.25_f32])).unwrap(),
+            weight("direction", &[1, 5], Kind::Float),
+            to_proto("gain", &Tensor::from_slice(&[1.5_f32]).reshape([1, 1])).unwrap(),
+        ];
+        let all = [node("Flatten", &["images"], "flat", &[])].into_iter().chain(nodes).collect();
+        let graph = GraphProto {
+            name: "gate".into(),
+            node: all,
+            input: vec![value("images", DataType::FLOAT, &[-1, 1, 2, 3])],
+            output: vec![value("scores", DataType::FLOAT, &[-1, 5])],
+            initializer,
+            ..Default::default()
+        };
+        names(&Model::from_proto("gate", common::model(graph), Device::Cpu).unwrap())
+    };
+    let nodes = vec![
+        node("MatMul", &["flat", "column"], "gate", &[]),
+        node("Add", &["gate", "gate_bias"], "gated", &[]),
+        node("Mul", &["direction", "gain"], "row", &[]),
+        node("MatMul", &["gated", "row"], "scores", &[]),
+    ];
+    assert_eq!(gate(nodes), ["column", "gate_bias", "direction", "gain"]);
+}

@@ -217,6 +217,11 @@ pub fn must_be_new(folder: &Path) -> Result<()> {
 /// # Errors
 /// Usage, when `to` exists; Data, when two images would become one file.
 pub fn copy_images(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
+    copy_images_as(from, to, set, &|name| name.rsplit('/').next().unwrap_or(name).to_string())
+}
+
+/// As [`copy_images`], with file names made of the images' names.
+pub fn copy_images_as(from: &Path, to: &Path, set: &ImageSet, rename: &dyn Fn(&str) -> String) -> Result<()> {
     must_be_new(to)?;
     let mut name = to.file_name().ok_or_else(|| Error::usage("not a folder's name").at(to.display()))?.to_os_string();
     name.push(".partial");
@@ -224,11 +229,11 @@ pub fn copy_images(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
     if partial.exists() {
         std::fs::remove_dir_all(&partial).map_err(|e| Error::io(&partial, &e))?;
     }
-    fill(from, &partial, set)?;
+    fill(from, &partial, set, rename)?;
     std::fs::rename(&partial, to).map_err(|e| Error::io(to, &e))
 }
 
-fn fill(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
+fn fill(from: &Path, to: &Path, set: &ImageSet, rename: &dyn Fn(&str) -> String) -> Result<()> {
     for (name, label) in set.names.iter().zip(set.label_list()?) {
         let class = usize::try_from(label).ok().and_then(|label| set.classes.get(label)).map_or("", String::as_str);
         // Names from a labels.csv can be anything.
@@ -237,7 +242,7 @@ fn fill(from: &Path, to: &Path, set: &ImageSet) -> Result<()> {
         }
         let folder = to.join(class);
         let source = from.join(name);
-        let target = folder.join(source.file_name().unwrap_or_default());
+        let target = folder.join(rename(name));
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
         if target.exists() {
             let error = Error::data(format!(

@@ -10,6 +10,8 @@ use crate::data::draw::{DrawOptions, draw};
 use crate::data::fetch::{Patience, Remote, download, published, unpack};
 use crate::data::{DataSet, Part, splits};
 use crate::error::{Error, Result};
+use crate::harness::probing;
+use crate::report::csv;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -78,6 +80,12 @@ enum Command {
         #[arg(long)]
         quiet: bool,
     },
+    /// Build a probing set by image search: of a pool of labelled images those that are most like the images to be forgotten.
+    #[command(
+        after_help = "Example:\n  cmira data probe --query forget --pool pool --features model.onnx --mapping mapping.csv --per-class 200 --out probe
+mapping.csv says which class of the model each class of the pool stands for, under the header `pool,class`; without it, classes that are called the same are used."
+    )]
+    Probe(Box<ProbeArgs>),
     /// Read images and say what is in them and what is wrong with them.
     #[command(after_help = "Examples:\n  cmira data check drawn/train\n  cmira data check fashion --format fmnist --part test")]
     Check {
@@ -96,8 +104,48 @@ enum Command {
     },
 }
 
+#[derive(Debug, clap::Args)]
+struct ProbeArgs {
+    /// The images to be forgotten; labels are not looked at.
+    #[arg(long, value_name = "DIR")]
+    query: PathBuf,
+    /// Labelled images to choose from, a folder for every class.
+    #[arg(long, value_name = "DIR")]
+    pool: PathBuf,
+    /// A classifier whose features say what is alike.
+    #[arg(long, value_name = "MODEL.onnx")]
+    features: PathBuf,
+    /// The name of the value in its graph that is compared; by default its logits.
+    #[arg(long, value_name = "NAME")]
+    layer: Option<String>,
+    /// How that classifier wants its images.
+    #[arg(long, value_name = "ADAPTER.yaml")]
+    adapter: Option<PathBuf>,
+    /// Which class of the audited model each class of the pool stands for.
+    #[arg(long, value_name = "MAPPING.csv")]
+    mapping: Option<PathBuf>,
+    /// Class names of the audited model in its order, separated by commas; by default those of the mapping, or of the pool, in
+    /// alphabetical order.
+    #[arg(long, value_delimiter = ',', value_name = "CLASS")]
+    classes: Vec<String>,
+    /// Images of each class, at most.
+    #[arg(long, value_name = "N")]
+    per_class: usize,
+    /// Resize images of another size instead of leaving them out.
+    #[arg(long)]
+    resize: bool,
+    /// The folder to make: class folders, and probe.csv with what was chosen and why.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    reading: common::Reading,
+    #[command(flatten)]
+    compute: common::Compute,
+}
+
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
+        Command::Probe(args) => probe(args),
         Command::Draw { out, classes, train_per_class, test_per_class, seed, quiet } => {
             let options = DrawOptions {
                 classes: *classes,
@@ -175,5 +223,54 @@ fn fetch(set: DataSet, folder: &Path, from: Option<&str>, reporter: &Reporter) -
         reporter.note(&format!("{}: {} bytes, as published", target.display(), file.bytes));
         unpack(&target, folder)?;
     }
+    Ok(())
+}
+
+fn probe(args: &ProbeArgs) -> Result<()> {
+    common::must_be_new(&args.out)?;
+    let device = args.compute.start()?;
+    let reporter = args.compute.reporter();
+    let adapter = common::adapter(args.adapter.as_deref())?;
+    let model = common::open(&args.features, &adapter, &args.reading, device)?;
+    // The classes of the pool need not be those of the classifier that compares.
+    let expected = Expected { classes: None, ..common::expected(&model, &adapter, args.resize)? };
+    let pool = common::images(&args.pool, &expected, None, &reporter)?;
+    let size = Some((pool.height(), pool.width()));
+    let query = common::images(&args.query, &Expected { size, ..expected }, None, &reporter)?;
+    let classes = if !args.classes.is_empty() {
+        args.classes.clone()
+    } else if let Some(path) = &args.mapping {
+        probing::mapped_classes(path)?
+    } else {
+        pool.classes.clone()
+    };
+    let mapping = match &args.mapping {
+        Some(path) => probing::mapping(path, &pool.classes, &classes)?,
+        None => probing::same_names(&pool.classes, &classes),
+    };
+    let of = |set| probing::features(&model, set, &adapter, args.layer.as_deref());
+    let features = (of(&query)?, of(&pool)?);
+    let chosen = probing::choose(&query, &pool, (&features.0, &features.1), &mapping, args.per_class)?;
+    let set = probing::probing_set(&pool, &chosen, &classes)?;
+    // Several classes of the pool can become one, and their files be called the same.
+    common::copy_images_as(&args.pool, &args.out, &set, &|name| name.replace('/', "-"))?;
+    let header = ["image", "class", "similarity", "nearest"];
+    let row = |(one, name): (&probing::Chosen, &String)| {
+        let class = usize::try_from(one.class).ok().and_then(|class| classes.get(class)).map_or("", String::as_str);
+        let nearest = query.names.get(one.nearest).map_or("", String::as_str);
+        vec![csv::text(name), csv::text(class), one.similarity.to_string(), csv::text(nearest)]
+    };
+    let rows: Vec<Vec<String>> = chosen.iter().zip(&set.names).map(row).collect();
+    csv::write(&args.out.join("probe.csv"), &header, &rows)?;
+    let counts = set.class_counts();
+    for (class, count) in classes.iter().zip(&counts).filter(|(_, count)| **count < args.per_class) {
+        reporter.warn(&format!("class '{class}' has {count} images, not {}", args.per_class));
+    }
+    reporter.note(&format!(
+        "{} now holds {} images of {} classes",
+        args.out.display(),
+        set.len(),
+        counts.iter().filter(|c| **c > 0).count()
+    ));
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::check;
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Model;
+use crate::graph::{BatchNormRepair, Model};
 use crate::onnx;
 use crate::tensor::Tensor;
 
@@ -43,6 +43,12 @@ pub fn run(args: &Args) -> Result<()> {
     let reporter = args.compute.reporter();
     let file = onnx::read(&args.model, &args.reading.limits()?)?;
     let model = Model::import(file, &common::import_options(&adapter), device)?;
+    if args.images.is_none() && adapter.repairs.batch_norm == BatchNormRepair::Reinsert {
+        let error = Error::usage(
+            "the adapter asks for batch normalisation to be put back, which takes images to measure its statistics on",
+        );
+        return Err(error.help("give a folder of them with --images"));
+    }
     let model = match &args.images {
         None => model,
         Some(folder) => {

@@ -138,7 +138,9 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     }
     let quantization::Released { dequantised: released, cast } = quantization::release(&mut file, options.repairs.quantization)?;
     if cast > 0 {
-        repairs.push(format!("{cast} weights that the graph casts from integers of eight bits are floats, which are trained"));
+        repairs.push(format!(
+            "{cast} tensors of eight-bit integers that the graph casts are floats, which are trained where weights stand"
+        ));
     }
     if released > 0 {
         repairs.push(match options.repairs.quantization {

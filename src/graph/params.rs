@@ -188,7 +188,9 @@ impl Facts {
                 // The steps of quantised numbers are not trained.
                 let is_step = node.op.name == "DequantizeLinear" && position == 1;
                 let passes = !is_step && (node.op.differentiable == ALL || node.op.differentiable.contains(&position));
+                let bias_of_one = node.op.name == "Add" && !output_constant && is_bias_of_one(ir, node, position);
                 let weight = match (output_constant, is_weak(node)) {
+                    _ if bias_of_one => Strength::Strong,
                     (true, _) if passes && is_chosen(ir, node, position) => Strength::None,
                     (true, _) if passes => given,
                     (false, _) if in_subgraph.is_some() => in_subgraph.unwrap_or(Strength::None),
@@ -243,13 +245,23 @@ fn is_finite(tensor: &Tensor) -> bool {
     all().unwrap_or(true)
 }
 
+/// Whether an operand of a sum is the bias of a linear layer of one output: a list of one number, behind a product with a stored matrix
+/// of one column.
+fn is_bias_of_one(ir: &Ir, node: &IrNode, position: usize) -> bool {
+    let stored = |id: Option<ValueId>| id.and_then(|id| ir.values[id].constant.as_ref()).map(|constant| constant.tensor.size());
+    let own = stored(node.inputs.get(position).copied().flatten());
+    let other = node.inputs.iter().enumerate().find(|(index, _)| *index != position).and_then(|(_, input)| *input);
+    let producer = ir.nodes.iter().find(|node| node.op.name == "MatMul" && other.is_some() && node.outputs.contains(&other));
+    let matrix = producer.and_then(|product| stored(product.inputs.get(1).copied().flatten()));
+    own == Some(vec![1]) && matrix.is_some_and(|shape| shape.len() == 2 && shape[1] == 1)
+}
+
 /// Whether a stored operand of what weights are computed from is a choice of the network's author: an exponent, an epsilon, a count, a
-/// scale of one number; a mask of zeros and ones; a scale or shift that does nothing, where weights are normalised.
+/// scale, which are single numbers; a mask of zeros and ones for each number of a stored weight; a scale or shift that does nothing, where
+/// weights are normalised. A single number of the weights' own rank is the gain of a layer with one output.
 fn is_chosen(ir: &Ir, node: &IrNode, position: usize) -> bool {
-    let Some(constant) = node.inputs.get(position).copied().flatten().and_then(|id| ir.values[id].constant.as_ref()) else {
-        return false;
-    };
-    let tensor = &constant.tensor;
+    let stored = |id: Option<ValueId>| id.and_then(|id| ir.values[id].constant.as_ref()).map(|constant| &constant.tensor);
+    let Some(tensor) = stored(node.inputs.get(position).copied().flatten()) else { return false };
     if matches!(node.op.flow, Flow::Moves | Flow::MovesAll) || !is_float(tensor.kind()) {
         return false;
     }
@@ -258,10 +270,14 @@ fn is_chosen(ir: &Ir, node: &IrNode, position: usize) -> bool {
         let either = tensor.f_eq(0.0)?.f_logical_or(&tensor.f_eq(1.0)?)?;
         Ok(either.f_all()?.f_int64_value(&[])? == 1 && !all(0.0)? && !all(1.0)?)
     };
+    let of_the_same_shape = || {
+        let others = node.inputs.iter().enumerate().filter(|(index, _)| *index != position);
+        others.filter_map(|(_, input)| stored(*input)).any(|other| other.size() == tensor.size())
+    };
     // What cannot be looked at is treated as any weight.
     match (node.op.name, position) {
-        _ if tensor.numel() == 1 => true,
-        ("Mul", _) => binary().unwrap_or(false),
+        _ if tensor.numel() == 1 && (tensor.dim() < 2 || node.op.name == "Pow") => true,
+        ("Mul", _) => of_the_same_shape() && binary().unwrap_or(false),
         ("BatchNormalization", 1) => all(1.0).unwrap_or(false),
         ("BatchNormalization", 2) => all(0.0).unwrap_or(false),
         _ => false,

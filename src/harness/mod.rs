@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod grid;
+pub mod probing;
 pub mod results;
 pub mod state;
 pub mod unlearning;

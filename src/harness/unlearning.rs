@@ -59,6 +59,10 @@ impl Judged {
             return Err(Error::data("there is no image to score on"));
         }
         let logits = evaluate::logits(model, &Batches::new(set, adapter, model.device())?, 500)?;
+        if logits.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            let error = Error::unexpected("the model's scores are no longer finite numbers");
+            return Err(error.help("use a smaller strength or learning rate"));
+        }
         let truth = Tensor::f_from_slice(&labels)?.f_to_device(logits.device())?;
         let right = logits.f_argmax(-1, false)?.f_eq_tensor(&truth)?.f_sum(Kind::Int64)?;
         let right = to_i64s(&right.f_reshape([1])?)?.first().copied().unwrap_or(0);

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::graph::body;
+use crate::graph::nodes::constant;
 use crate::graph::ops::norm::{WITH_COMPUTED_STATISTICS, WITH_OWN_STATISTICS, asks_for_own_statistics};
 use crate::graph::ops::{Node, Op};
 use crate::onnx::proto::{GraphProto, NodeProto};
@@ -49,7 +50,8 @@ fn is_computed(graph: &GraphProto, name: &str) -> bool {
     true
 }
 
-/// The names of the stored floats, and of the graph's inputs, that a value is computed from.
+/// The names of the stored floats of more than one number, and of the graph's inputs, that a value is computed from. Single numbers are
+/// shared by whatever happens to hold the same.
 fn stored_floats<'g>(graph: &'g GraphProto, types: &HashMap<&str, i32>, name: Option<&'g String>) -> HashSet<&'g str> {
     let (mut found, mut seen) = (HashSet::new(), HashSet::new());
     let mut left: Vec<&str> = name.into_iter().map(String::as_str).collect();
@@ -61,7 +63,8 @@ fn stored_floats<'g>(graph: &'g GraphProto, types: &HashMap<&str, i32>, name: Op
             Some(node) if node.op_type != "Constant" => left.extend(body::read_names(node)),
             _ => {
                 let kind = types.get(name).and_then(|&code| crate::onnx::kind_of(code).ok());
-                found.extend(kind.is_some_and(crate::tensor::is_float).then_some(name));
+                let single = constant(graph, name).is_some_and(|tensor| tensor.dims.iter().all(|&size| size == 1));
+                found.extend((kind.is_some_and(crate::tensor::is_float) && !single).then_some(name));
             }
         }
     }

@@ -52,6 +52,7 @@ pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<Released>
         }
     }
     changes.sort_by_key(|(place, _)| *place);
+    let before = read_names(graph);
     // The graph is there: it was read above.
     let Some(graph) = file.model.graph.as_mut() else { return Ok(released) };
     for (place, change) in changes.into_iter().rev() {
@@ -72,7 +73,7 @@ pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<Released>
     }
     if released != Released::default() {
         graph.node.retain(|node| node.output.first().is_none_or(|output| !passed.contains(output)));
-        drop_unread(graph);
+        drop_unread(graph, &before);
         // Older files have to list every initializer among the inputs.
         file.model.ir_version = file.model.ir_version.max(4);
     }
@@ -245,21 +246,29 @@ fn zeros(name: String, data_type: i32, dims: &[i64]) -> TensorProto {
     TensorProto { name, data_type, dims: dims.to_vec(), raw_data, ..Default::default() }
 }
 
-/// Integers that nobody reads any more need no memory.
-fn drop_unread(graph: &mut GraphProto) {
-    let mut read: HashSet<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
-    for node in &graph.node {
-        read.extend(node.input.iter().map(String::as_str));
-        body::subgraphs(node).for_each(|attribute| read.extend(body::free_names(&attribute.g)));
+/// The names that are read somewhere.
+fn read_names(graph: &GraphProto) -> HashSet<String> {
+    let nodes = graph.node.iter().flat_map(body::read_names).map(String::from);
+    graph.output.iter().map(|output| output.name.clone()).chain(nodes).collect()
+}
+
+/// Integers that nobody reads any more, who read them `before`, need no memory, nor do the nodes that moved them. What nobody ever read
+/// stays, to be told of.
+fn drop_unread(graph: &mut GraphProto, before: &HashSet<String>) {
+    loop {
+        let read = read_names(graph);
+        let moves = |operator: &str| matches!(operator, "Constant" | "QuantizeLinear") || MOVES.contains(&operator);
+        let lost = |name: &str| before.contains(name) && !read.contains(name);
+        let gone = |node: &NodeProto| moves(&node.op_type) && node.output.iter().all(|output| lost(output));
+        let unread_nodes: HashSet<String> =
+            graph.node.iter().filter(|node| gone(node)).flat_map(|node| node.output.clone()).collect();
+        let inputs: HashSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
+        let unread = |tensor: &TensorProto| lost(&tensor.name) && !inputs.contains(tensor.name.as_str());
+        let unread: HashSet<String> = graph.initializer.iter().filter(|t| unread(t)).map(|t| t.name.clone()).collect();
+        graph.node.retain(|node| node.output.first().is_none_or(|output| !unread_nodes.contains(output)));
+        graph.initializer.retain(|tensor| !unread.contains(&tensor.name));
+        if unread_nodes.is_empty() {
+            return;
+        }
     }
-    let gone = |node: &NodeProto| {
-        matches!(node.op_type.as_str(), "Constant" | "QuantizeLinear") && node.output.iter().all(|o| !read.contains(o.as_str()))
-    };
-    let unread_nodes: HashSet<String> =
-        graph.node.iter().filter(|node| gone(node)).flat_map(|node| node.output.clone()).collect();
-    let inputs: HashSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
-    let unread = |tensor: &TensorProto| !read.contains(tensor.name.as_str()) && !inputs.contains(tensor.name.as_str());
-    let unread: HashSet<String> = graph.initializer.iter().filter(|t| unread(t)).map(|t| t.name.clone()).collect();
-    graph.node.retain(|node| node.output.first().is_none_or(|output| !unread_nodes.contains(output)));
-    graph.initializer.retain(|tensor| !unread.contains(&tensor.name));
 }

@@ -96,7 +96,7 @@ pub fn find(model: &ModelProto) -> Vec<Site> {
             "Mul" if is_standard(node) && !taken.contains(&output) => affine_alone(&view, node, output),
             _ => None,
         };
-        sites.extend(site.filter(|site| !is_last(&view, &site.output)));
+        sites.extend(site.filter(|site| !is_last(&view, &site.output) && !is_normalised_next(&view, &site.output)));
     }
     sites
 }
@@ -177,6 +177,11 @@ fn affine_alone(view: &View, node: &NodeProto, output: &str) -> Option<Site> {
         shift: Some(shift),
         channels,
     })
+}
+
+/// Whether a value goes into a normalisation that is there.
+fn is_normalised_next(view: &View, value: &str) -> bool {
+    view.only_reader(value).is_some_and(|node| node.op_type.ends_with("Normalization"))
 }
 
 /// Whether nothing but pooling, moves and the head stands between a value and the graph's output: scores are not normalised.
