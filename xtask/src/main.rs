@@ -117,6 +117,13 @@ const TASKS: &[Task] = &[
         run: |workspace, flags| measure::cifar10(workspace, flags.value("--data")),
     },
     Task {
+        name: "measure-kills",
+        flags: &[],
+        about: "Kills the small grid at random moments and writes docs/results/grid.md (five minutes)",
+        details: measure::KILLS_DETAILS,
+        run: |workspace, _| measure::kills(workspace),
+    },
+    Task {
         name: "tidy",
         flags: &[],
         about: "Checks the order of modules, file lengths, machine paths, generated files",

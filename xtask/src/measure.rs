@@ -2,6 +2,7 @@
 
 mod cifar10;
 mod conformance;
+mod kills;
 mod stage_one;
 
 use std::fmt::Write as _;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 pub use cifar10::run as cifar10;
 pub use conformance::{DETAILS as CONFORMANCE_DETAILS, run as conformance};
+pub use kills::{DETAILS as KILLS_DETAILS, run as kills};
 pub use stage_one::run as stage_one;
 
 use crate::failure::{At, Failure, Result};
