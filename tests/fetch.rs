@@ -179,6 +179,29 @@ fn a_server_that_refuses_is_quoted() {
     assert!(error.to_string().contains("3 times in a row"), "{error}");
 }
 
+/// A connection that stays open and brings nothing does not come back from a read by itself.
+#[test]
+fn a_server_that_falls_silent_is_left() {
+    let folder = Folder::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 800000\r\n\r\n");
+            let _ = stream.write_all(&content()[..1000]);
+            open.push(stream);
+        }
+    });
+    let sha256 = hash(&content());
+    let remote = Remote { url: &url, bytes: 800_000, sha256: &sha256 };
+    let patience = Patience { silence: Duration::from_millis(300), ..AT_ONCE };
+    let target = folder.path("file.bin");
+    let error = download(&remote, &target, patience, &mut |_| (), &AtomicBool::new(false)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(error.to_string().contains("said nothing") && error.to_string().contains("1000 of 800000"), "{error}");
+}
+
 #[test]
 fn a_download_can_be_interrupted_and_keeps_what_it_has() {
     let folder = Folder::new();
@@ -215,29 +238,36 @@ fn archives_unpack_whole_or_not_at_all() {
     let names = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n";
     let entries =
         [("cifar-10-batches-bin/test_batch.bin", record.as_slice()), ("cifar-10-batches-bin/batches.meta.txt", names.as_bytes())];
-    unpack(&packed("whole.tar.gz", &entries, &folder), &folder.path("")).unwrap();
+    unpack(&packed("whole.tar.gz", &entries, &folder), &folder.path(""), &AtomicBool::new(false)).unwrap();
     let set = DataSet::Cifar10.read(&folder.path(""), Part::Test, &mut |_| ()).unwrap();
     assert_eq!(set.label_list().unwrap(), [3]);
+
+    // The same command again finds it there.
+    let whole = folder.path("whole.tar.gz");
+    unpack(&whole, &folder.path(""), &AtomicBool::new(false)).unwrap();
+    let error = unpack(&whole, &folder.path(""), &AtomicBool::new(true)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
 
     let outside = folder.path("outside");
     fs::create_dir(&outside).unwrap();
     let bad = packed("bad.tar.gz", &[("fine.txt", b"1"), ("../escaped.txt", b"2")], &folder);
-    let error = unpack(&bad, &outside).unwrap_err();
+    let error = unpack(&bad, &outside, &AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("leads out") && error.to_string().contains("bad.tar.gz"), "{error}");
     assert!(!folder.path("escaped.txt").exists());
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     let whole = fs::read(folder.path("whole.tar.gz")).unwrap();
     fs::write(folder.path("cut.tar.gz"), &whole[..whole.len() / 2]).unwrap();
-    assert_eq!(unpack(&folder.path("cut.tar.gz"), &outside).unwrap_err().kind(), ErrorKind::Data);
+    assert_eq!(unpack(&folder.path("cut.tar.gz"), &outside, &AtomicBool::new(false)).unwrap_err().kind(), ErrorKind::Data);
     fs::write(folder.path("no.zip"), b"no zip").unwrap();
-    assert_eq!(unpack(&folder.path("no.zip"), &outside).unwrap_err().kind(), ErrorKind::Data);
+    assert_eq!(unpack(&folder.path("no.zip"), &outside, &AtomicBool::new(false)).unwrap_err().kind(), ErrorKind::Data);
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
 #[test]
 fn the_command_says_what_is_wrong_with_a_server() {
     let folder = Folder::new();
-    let server = Server::start(|_, _| Answer { status: "200 OK", from: None, body: vec![1; 5148], sent: usize::MAX });
+    // An answer that another attempt could not change: nothing is waited for.
+    let server = Server::start(|_, _| Answer { status: "404 Not Found", from: None, body: vec![], sent: 0 });
     let target = folder.path("fashion");
     let (code, _, errors) = cmira(&["data", "fetch", "fmnist", text(&target), "--from", &server.address, "--quiet"]);
     assert_eq!(code, 6, "{errors}");

@@ -157,6 +157,23 @@ fn files_that_make_no_sense_are_refused_with_their_place() {
     assert!(errors.contains("no class 'disk'") && errors.contains("disc"), "{errors}");
 }
 
+/// Images that were drawn for one grid are not those of another, and a name leads nowhere.
+#[test]
+fn other_drawings_are_drawn_anew() {
+    let folder = Folder::new();
+    let small = SMALL.replace("'=drawn()'", "../../drawn");
+    let counts = |out: &Path| rows(&std::fs::read(out.join("tableA1.csv")).unwrap())[0]["D_p"].clone();
+    let out = folder.path("deep/out");
+    for (images, expected) in [("test_per_class: 4", "40"), ("test_per_class: 5", "50")] {
+        let text = small.replace("test_per_class: 4", images).replace("iterations: 1", "iterations: 0");
+        let file = save(&folder, "small.yaml", &text);
+        let (code, _, errors) = cmira(&[arguments(&file, &out).as_slice(), &["--only", "method=RT"]].concat());
+        assert_eq!(code, 0, "{errors}");
+        assert_eq!(counts(&out), expected);
+    }
+    assert!(!folder.path("drawn").exists() && !folder.path("deep/drawn").exists(), "nothing outside of the folder");
+}
+
 #[test]
 fn two_runs_in_one_folder_refuse_politely() {
     let folder = Folder::new();

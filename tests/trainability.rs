@@ -525,3 +525,34 @@ fn layers_of_one_output_are_trained_whole() {
     ];
     assert_eq!(gate(nodes), ["column", "gate_bias", "direction", "gain"]);
 }
+
+/// Numbers are stored once, whoever uses them: that a statistic is computed with one that a filter is computed with as well makes the
+/// normalisation no part of the filter.
+#[test]
+fn statistics_that_share_a_number_with_a_filter_stay_running() {
+    let ones = Tensor::ones([4], (Kind::Float, Device::Cpu));
+    let initializer = vec![
+        weight("filter", &[4, 1, 1, 1], Kind::Float),
+        to_proto("two", &Tensor::from_slice(&[2.0_f32])).unwrap(),
+        to_proto("half", &(&ones * 0.5)).unwrap(),
+        to_proto("ones", &ones).unwrap(),
+        weight("matrix", &[24, 5], Kind::Float),
+    ];
+    let graph = GraphProto {
+        name: "shared".into(),
+        node: vec![
+            node("Mul", &["filter", "two"], "scaled", &[]),
+            node("Conv", &["images", "scaled"], "map", &[]),
+            node("Mul", &["half", "two"], "variance", &[]),
+            node("BatchNormalization", &["map", "ones", "half", "half", "variance"], "normal", &[]),
+            node("Flatten", &["normal"], "rows", &[]),
+            node("MatMul", &["rows", "matrix"], "scores", &[]),
+        ],
+        input: vec![value("images", DataType::FLOAT, &[-1, 1, 2, 3])],
+        output: vec![value("scores", DataType::FLOAT, &[-1, 5])],
+        initializer,
+        ..Default::default()
+    };
+    let model = Model::from_proto("shared", model(graph), Device::Cpu).unwrap();
+    assert_eq!(model.buffers().count(), 2);
+}

@@ -221,7 +221,7 @@ fn fetch(set: DataSet, folder: &Path, from: Option<&str>, reporter: &Reporter) -
         bar.finish();
         done?;
         reporter.note(&format!("{}: {} bytes, as published", target.display(), file.bytes));
-        unpack(&target, folder)?;
+        unpack(&target, folder, stop)?;
     }
     Ok(())
 }

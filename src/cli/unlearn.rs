@@ -61,7 +61,7 @@ pub struct Args {
     #[arg(long)]
     alpha: Option<f64>,
     /// GA, FF, IU: strengths to choose from, separated by commas; the strongest that keeps the retain accuracy wins.
-    #[arg(long, value_delimiter = ',', value_name = "STRENGTH")]
+    #[arg(long, alias = "ga-rates", value_delimiter = ',', value_name = "STRENGTH")]
     calibrate: Vec<f64>,
     /// GA, FF, IU: how many points of accuracy on the retain set may be lost.
     #[arg(long, default_value_t = 10.0)]

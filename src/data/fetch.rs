@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -210,25 +211,60 @@ fn attempt(
         file.set_len(0).map_err(failed)?;
         held = 0;
     }
-    let mut body = response.into_body().into_reader();
-    let mut buffer = vec![0; 1 << 16];
+    let pieces = pieces(response.into_body().into_reader());
+    let mut heard = Instant::now();
     loop {
         if stop.load(Ordering::SeqCst) {
             let error = Error::interrupted("stopped; what has come so far is kept");
             return Err(Broken::Final(error.help("run the same command again to go on")));
         }
-        let count = body.read(&mut buffer).map_err(|error| Broken::Off(error.to_string()))?;
-        if count == 0 {
-            return Ok(());
-        }
-        file.write_all(buffer.get(..count).unwrap_or_default()).map_err(failed)?;
-        held += count as u64;
+        let piece = match pieces.recv_timeout(patience.silence.min(TICK)) {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(reason)) => return Err(Broken::Off(reason)),
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() < patience.silence => continue,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Broken::Off(format!("the server said nothing for {:.0} s", patience.silence.as_secs_f64())));
+            }
+            // Its end.
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        heard = Instant::now();
+        file.write_all(&piece).map_err(failed)?;
+        held += piece.len() as u64;
         progress(held);
         if held > remote.bytes {
             // More than was published: the hash will say so.
             return Ok(());
         }
     }
+}
+
+/// How often it is looked whether somebody asked to stop.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Reads on a thread of its own, because a read of a silent connection does not come back.
+fn pieces(mut body: impl Read + Send + 'static) -> Receiver<std::result::Result<Vec<u8>, String>> {
+    // Few at a time: the disk may be slower than the network.
+    let (sender, receiver) = sync_channel(4);
+    std::thread::spawn(move || {
+        loop {
+            let mut buffer = vec![0; 1 << 16];
+            let piece = match body.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => {
+                    buffer.truncate(count);
+                    Ok(buffer)
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            let last = piece.is_err();
+            // Nobody waits for it any more.
+            if sender.send(piece).is_err() || last {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// Compares a file with what was published, and deletes it if it is something else and `ours`.
@@ -252,12 +288,13 @@ fn verify(remote: &Remote, path: &Path, ours: bool) -> Result<()> {
 /// The greatest content of an archive that is unpacked; the largest that is published has 500 MB.
 const MAX_UNPACKED: u64 = 8 << 30;
 
-/// Unpacks a `.tar.gz` or `.zip` into a folder: what was in it appears there as a whole or not at all. Other files stay as they are.
+/// Unpacks a `.tar.gz` or `.zip` into a folder: what was in it appears there as a whole or not at all. What is there already stays as it
+/// is, and so do files of other kinds.
 ///
 /// # Errors
-/// Data, when the archive is damaged, or holds anything but folders and plain files inside of it; Unexpected, where the disk does not
-/// cooperate.
-pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
+/// Data, when the archive is damaged, or holds anything but folders and plain files inside of it; Interrupted, when `stop` is set;
+/// Unexpected, where the disk does not cooperate.
+pub fn unpack(archive: &Path, folder: &Path, stop: &AtomicBool) -> Result<()> {
     let name = archive.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let damaged = |error: &dyn std::fmt::Display| Error::data(format!("cannot be unpacked: {error}")).at(archive.display());
     let file = File::open(archive).map_err(|error| Error::io(archive, &error))?;
@@ -268,6 +305,10 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     let partial = partial.map_err(|error| Error::io(folder, &error))?;
     let mut left = MAX_UNPACKED;
     let mut put = |path: PathBuf, content: &mut dyn Read| -> Result<()> {
+        if stop.load(Ordering::SeqCst) {
+            let error = Error::interrupted("stopped while unpacking; the archive is kept").at(archive.display());
+            return Err(error.help("run the same command again to go on"));
+        }
         let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if !inside {
             return Err(damaged(&format!("'{}' leads out of it", path.display())));
@@ -305,8 +346,9 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(partial.path()).map_err(|error| Error::io(partial.path(), &error))? {
         let entry = entry.map_err(|error| Error::io(partial.path(), &error))?;
         let target = folder.join(entry.file_name());
+        // It appeared as a whole when it was unpacked before.
         if target.exists() {
-            return Err(Error::data("is there already").at(target.display()).help("remove it to unpack it again"));
+            continue;
         }
         std::fs::rename(entry.path(), &target).map_err(|error| Error::io(&target, &error))?;
     }

@@ -105,6 +105,15 @@ impl ImageSet {
         self.side(3)
     }
 
+    /// SHA-256 of every image's pixels: equal for equal images, whatever they are called.
+    ///
+    /// # Errors
+    /// Unexpected, when libtorch cannot copy.
+    pub fn image_hashes(&self) -> Result<Vec<[u8; 32]>> {
+        let size = self.channels() * self.height() * self.width();
+        Ok(pixels(&self.images)?.chunks_exact(size.max(1)).map(|image| Sha256::digest(image).into()).collect())
+    }
+
     fn side(&self, dimension: usize) -> usize {
         self.images.size().get(dimension).and_then(|side| usize::try_from(*side).ok()).unwrap_or(0)
     }

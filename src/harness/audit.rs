@@ -1,6 +1,6 @@
 //! One external model, audited end to end. No original model is needed anywhere.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -253,15 +253,8 @@ fn largest_norm(model: &Model) -> Result<f64> {
 
 /// Images of the first set that are in the second one as well.
 fn shared_images(forget: &ImageSet, probe: &ImageSet) -> Result<usize> {
-    let pixels = |set: &ImageSet| -> Result<Vec<[u8; 32]>> {
-        let size = set.channels() * set.height() * set.width();
-        let mut bytes = vec![0u8; size * set.len()];
-        set.images.f_contiguous()?.f_copy_data(&mut bytes, size * set.len())?;
-        Ok(bytes.chunks_exact(size.max(1)).map(|image| Sha256::digest(image).into()).collect())
-    };
-    let mut known: HashMap<[u8; 32], ()> = HashMap::new();
-    known.extend(pixels(probe)?.into_iter().map(|hash| (hash, ())));
-    Ok(pixels(forget)?.iter().filter(|hash| known.contains_key(*hash)).count())
+    let known: HashSet<[u8; 32]> = probe.image_hashes()?.into_iter().collect();
+    Ok(forget.image_hashes()?.iter().filter(|hash| known.contains(*hash)).count())
 }
 
 /// Predictions of one model with everything that a row of `predictions.csv` needs.

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use crate::data::{Adapter, Batches, ImageSet};
 use crate::error::{Error, Result};
 use crate::graph::{Mode, Model};
@@ -113,11 +111,11 @@ pub fn choose(
     per_class: usize,
 ) -> Result<Vec<Chosen>> {
     let labels = pool.label_list()?;
-    let known: HashSet<[u8; 32]> = pixels(query)?.into_iter().collect();
+    let known: HashSet<[u8; 32]> = query.image_hashes()?.into_iter().collect();
     let (similarities, nearest) = features.1.f_matmul(&features.0.f_transpose(0, 1)?)?.f_max_dim(1, false)?;
     let (similarities, nearest) = (to_f32s(&similarities)?, to_i64s(&nearest)?);
     let mut by_class: BTreeMap<i64, Vec<Chosen>> = BTreeMap::new();
-    for (image, hash) in pixels(pool)?.iter().enumerate() {
+    for (image, hash) in pool.image_hashes()?.iter().enumerate() {
         let label = labels.get(image).and_then(|label| mapping.get(label));
         let (Some(&class), false) = (label, known.contains(hash)) else { continue };
         let similarity = similarities.get(image).copied().unwrap_or(-1.0);
@@ -134,13 +132,6 @@ pub fn choose(
         return Err(Error::data("no image of the pool can be used").help("its classes have to be the model's, or mapped to them"));
     }
     Ok(chosen)
-}
-
-fn pixels(set: &ImageSet) -> Result<Vec<[u8; 32]>> {
-    let size = set.channels() * set.height() * set.width();
-    let mut bytes = vec![0u8; size * set.len()];
-    set.images.f_contiguous()?.f_copy_data(&mut bytes, size * set.len())?;
-    Ok(bytes.chunks_exact(size.max(1)).map(|image| Sha256::digest(image).into()).collect())
 }
 
 /// The chosen images of a pool as a set of their own, labelled as the model's classes.

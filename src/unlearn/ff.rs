@@ -3,7 +3,7 @@
 use rand_distr::{Distribution, StandardNormal};
 
 use super::curvature::Passes;
-use super::{Method, Needs, Sets, Setting, Start, Step, UnlearnSettings, Unlearned, take_step};
+use super::{Method, Needs, Sets, Setting, Start, Step, UnlearnSettings};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor, no_grad, rng};
 use crate::train::{Control, Network, Samples, TrainSettings};
@@ -55,10 +55,6 @@ impl Method for FisherForgetting {
         settings.check()?;
         let fisher = Fisher::of(network, sets.retain(self)?, settings.curvature_images, &settings.train, control)?;
         fisher.noise(settings).map(Some)
-    }
-
-    fn run(&self, network: &dyn Network, sets: &Sets, settings: &UnlearnSettings, control: &mut Control) -> Result<Unlearned> {
-        take_step(self, network, sets, settings, control)
     }
 }
 

@@ -2,7 +2,7 @@
 //! Singh and Alistarh 2020).
 
 use super::curvature::{Passes, dot};
-use super::{Method, Needs, Sets, Setting, Start, Step, UnlearnSettings, Unlearned, take_step};
+use super::{Method, Needs, Sets, Setting, Start, Step, UnlearnSettings};
 use crate::error::{Error, Result};
 use crate::graph::Mode;
 use crate::tensor::{Kind, Reduction, Tensor, deep_copy, no_grad};
@@ -55,10 +55,6 @@ impl Method for InfluenceUnlearning {
         let passes = Passes::new(retain, settings.curvature_images, settings.train.batch_size, settings.train.seed)?;
         let mut curvature = Curvature::of(network, retain, passes, settings.damping, control)?;
         curvature.solve(&difference, control).map(Some)
-    }
-
-    fn run(&self, network: &dyn Network, sets: &Sets, settings: &UnlearnSettings, control: &mut Control) -> Result<Unlearned> {
-        take_step(self, network, sets, settings, control)
     }
 }
 

@@ -70,11 +70,14 @@ pub trait Method: Sync {
         Ok(None)
     }
 
-    /// Unlearns in place.
+    /// Unlearns in place; takes the method's step, unless it is one that trains.
     ///
     /// # Errors
     /// Usage, when a set that the method needs is missing or a setting is out of range; else as [`fit`](crate::train::fit()).
-    fn run(&self, network: &dyn Network, sets: &Sets, settings: &UnlearnSettings, control: &mut Control) -> Result<Unlearned>;
+    fn run(&self, network: &dyn Network, sets: &Sets, settings: &UnlearnSettings, control: &mut Control) -> Result<Unlearned> {
+        let step = self.step(network, sets, settings, control)?;
+        step.ok_or_else(|| Error::unexpected(format!("{} has no step", self.name())))?.take(network, settings.alpha)
+    }
 }
 
 /// A setting that a method may heed.
@@ -128,18 +131,6 @@ impl Step {
         let notes = [("root mean square change of a weight", change)].into_iter().chain(self.notes.iter().copied()).collect();
         Ok(Unlearned { history: History::default(), notes })
     }
-}
-
-/// [`Method::run`] of a method that has a [step](Method::step).
-fn take_step(
-    method: &dyn Method,
-    network: &dyn Network,
-    sets: &Sets,
-    settings: &UnlearnSettings,
-    control: &mut Control,
-) -> Result<Unlearned> {
-    let step = method.step(network, sets, settings, control)?;
-    step.ok_or_else(|| Error::unexpected(format!("{} has no step", method.name())))?.take(network, settings.alpha)
 }
 
 /// How a method went.

@@ -51,6 +51,9 @@ pub fn release(file: &mut OnnxFile, how: QuantizationRepair) -> Result<Released>
             _ => {}
         }
     }
+    if changes.is_empty() {
+        return Ok(released);
+    }
     changes.sort_by_key(|(place, _)| *place);
     let before = read_names(graph);
     // The graph is there: it was read above.

@@ -130,8 +130,10 @@ impl Runner<'_> {
     /// All columns of one data set and seed.
     fn split(&mut self, entry: &DatasetEntry, seed: u64, hooks: &mut Hooks) -> Result<()> {
         let inputs = serde_json::to_string(entry).map_err(Error::unexpected)?;
-        let key = Key::new(format!("data-{}-{seed}", entry.name), &[&inputs, &data::fingerprint(&entry.source)?]);
-        let scratch = self.workspace.root().join("images").join(&entry.name);
+        let drawn = data::fingerprint(&entry.source)?;
+        let key = Key::new(format!("data-{}-{seed}", entry.name), &[&inputs, &drawn]);
+        // By what is drawn, so that other drawings are never taken for these; and by a name that leads nowhere else.
+        let scratch = self.workspace.root().join("images").join(Key::new(entry.name.clone(), &[&drawn]).folder());
         let mut images = Lazy { entry, seed, scratch, split: None };
         self.tell(&key.name, self.workspace.done::<SplitRecord>(&key)?.is_some(), hooks)?;
         let record = self.workspace.step(&key, |folder| {
@@ -237,6 +239,11 @@ impl Runner<'_> {
             let from = Some(stage_one_folder);
             steps::attack(column, harness, method.name(), &model, split, folder, from, &variants, device, hooks)
         })?;
+        // What a resumed attack needs goes when it is done, and not before: whoever is killed in between has either the one or the other.
+        let state = workspace.folder(&attack).join("state");
+        if state.exists() {
+            std::fs::remove_dir_all(&state).map_err(|error| Error::io(&state, &error))?;
+        }
         self.results
             .cells
             .extend(attacked.result.records.into_iter().zip(attacked.result.right).map(|(record, right)| Cell { record, right }));

@@ -295,10 +295,5 @@ pub(super) fn attack(
     };
     notes.extend(summary.notes);
     let right = outcome.variants.iter().map(|variant| right(&variant.course.attack.classes)).collect();
-    // What a resumed attack needs; only the pretrained model is needed again.
-    if stage_one_of.is_some() {
-        let state = folder.join("state");
-        std::fs::remove_dir_all(&state).map_err(|error| Error::io(&state, &error))?;
-    }
     Ok(Attacked { records: summary.records, right, notes })
 }

@@ -124,7 +124,8 @@ impl Key {
         Key { name, hash: format!("{:x}", hash.finalize()) }
     }
 
-    fn folder(&self) -> String {
+    /// The name of a folder, whatever the name for people is.
+    pub(super) fn folder(&self) -> String {
         let plain: String = self.name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
         format!("{}-{}", plain.chars().take(80).collect::<String>(), &self.hash[..12])
     }
