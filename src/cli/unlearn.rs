@@ -123,6 +123,11 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(count) = args.per_class {
         set = set.subset(&splits::per_class_subset(&set.label_list()?, count, args.split_seed)?)?;
     }
+    let (classes, named) = (original.classes(), set.classes.len());
+    if classes != named {
+        let error = Error::data(format!("the model tells {classes} classes apart and the images have {named}"));
+        return Err(error.at(args.data.display()).help("they need a folder for every class of the model"));
+    }
     let size = Some((set.height(), set.width()));
     let expected = Expected { size, classes: Some(set.classes.clone()), ..expected };
     let test = args.test.as_ref().map(|folder| common::images(folder, &expected, None, &reporter)).transpose()?;

@@ -59,7 +59,10 @@ pub(super) fn fingerprint(source: &Source) -> Result<String> {
     let Source::Files { path, .. } = source else { return serde_json::to_string(source).map_err(Error::unexpected) };
     let mut hash = Sha256::new();
     for entry in walkdir::WalkDir::new(path).sort_by_file_name() {
-        let entry = entry.map_err(|error| Error::data(error).at(path.display()))?;
+        let entry = entry.map_err(|error| {
+            let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
+            Error::data(reason).at(error.path().unwrap_or(path).display()).help("the images of the grid have to be there")
+        })?;
         if !entry.file_type().is_file() {
             continue;
         }

@@ -86,7 +86,7 @@ impl Workspace {
         std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, &error))?;
         clear_partial(&folder)?;
         let started = std::time::Instant::now();
-        let result = work(&folder).at(|| folder.display())?;
+        let result = work(&folder).at(|| &step.name)?;
         let done = Done { key: step.hash.clone(), seconds: started.elapsed().as_secs_f64(), result };
         files::write(&folder.join("done.json"), &serde_json::to_vec_pretty(&done).map_err(Error::unexpected)?)?;
         Ok(done)
