@@ -101,6 +101,22 @@ fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
     assert_eq!(steps.len(), 2, "{errors}");
     assert!(steps.iter().all(|step| step.contains("-wp-")), "{errors}");
 
+    // Another original model: what starts from it is redone, and what it does not matter to is not.
+    let trained = save(
+        &folder,
+        "trained.yaml",
+        &SMALL.replace(
+            "train: {epochs: 2, batch_size: 16, learning_rate: 0.05}",
+            "train: {epochs: 1, batch_size: 16, learning_rate: 0.05}",
+        ),
+    );
+    let (code, _, errors) = cmira(&arguments(&trained, &broken));
+    assert_eq!(code, 0, "{errors}");
+    let steps: Vec<&str> = errors.lines().filter(|line| line.starts_with('[')).collect();
+    // The original, and six models with six attacks: retraining follows the training's settings.
+    assert_eq!(steps.len(), 1 + 6 + 6, "{errors}");
+    assert!(!steps.iter().any(|step| step.contains("stage-one") || step.contains("data-")), "{errors}");
+
     let table1 = rows(&expected["table1.csv"]);
     // Nothing that a spreadsheet would run.
     assert_eq!(table1[0]["Dataset"], "'=drawn()");

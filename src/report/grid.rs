@@ -340,3 +340,67 @@ fn excess_row(group: &[&str; 4], seed: &str, own: &[bool], control: &[bool]) -> 
     row.extend([gained.to_string(), lost.to_string(), csv::number(Some(paired::mcnemar(gained, lost)))]);
     row
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::report::tables::tests::record;
+
+    fn cell(method: &str, variant: &str, seed: u64, right: &str) -> Cell {
+        let acc_a = 100.0 * right.matches('1').count() as f64 / right.len() as f64;
+        let mut record = record(method, variant, acc_a);
+        record.provenance.seed = seed;
+        Cell { record, right: right.to_string() }
+    }
+
+    fn cells() -> Vec<Cell> {
+        vec![
+            cell("RT", "P", 1, "1111111100"),
+            cell("RT", "P+U+A", 1, "1100000000"),
+            cell("RT", "P+U+A", 2, "1110000000"),
+            cell("IU", "P", 1, "1111111100"),
+            cell("IU", "P+U+A", 1, "1011110000"),
+            cell("IU", "P+U+A", 2, "1111100000"),
+        ]
+    }
+
+    #[test]
+    fn an_attack_is_compared_with_its_own_control() {
+        let rows = excess_rows(&cells());
+        let find = |variant: &str, seed: &str| rows.iter().find(|row| row[3] == variant && row[4] == seed).unwrap();
+        // images, acc_a, acc_a_control, excess; then bounds; then images that only one gets right, and p.
+        let numbers = |variant: &str, seed: &str| -> (Vec<String>, Vec<String>) {
+            let row = find(variant, seed);
+            (row[5..9].to_vec(), row[11..14].to_vec())
+        };
+        assert_eq!(
+            numbers("P", "1"),
+            (["10", "80", "80", "0"].map(String::from).to_vec(), ["0", "0", "1"].map(String::from).to_vec())
+        );
+        let (figures, paired) = numbers("P+U+A", "1");
+        assert_eq!(figures, ["10", "50", "20", "30"]);
+        // 4 and 1: twice (1 + 5) / 32.
+        assert_eq!(paired[..2], ["4", "1"]);
+        assert!((paired[2].parse::<f64>().unwrap() - 0.375).abs() < 1e-12);
+        assert_eq!(numbers("P+U+A", "2").0, ["10", "50", "30", "20"]);
+        // Both seeds side by side.
+        assert_eq!(numbers("P+U+A", "all").0, ["20", "50", "25", "25"]);
+        assert_eq!(rows.len(), 4, "one seed alone has no row for all, and the control is compared with nothing");
+    }
+
+    #[test]
+    fn several_seeds_give_means_and_deviations() {
+        let records: Vec<Record> = cells().iter().map(|cell| with_excess(cell, &cells())).collect();
+        let of = |records: &[Record]| {
+            records.iter().find(|r| r.method == "RT" && r.variant == "P+U+A").map(|r| (r.acc_a_last, r.excess)).unwrap()
+        };
+        assert_eq!(of(&summarised(&records, mean_of)), (Some(25.0), None));
+        // 20 and 30: the square root of 50.
+        assert_eq!(of(&summarised(&records, deviation_of)), (Some(50.0_f64.sqrt()), None));
+        let mean = summarised(&records, mean_of);
+        assert_eq!(mean.len(), 4);
+        let iu = mean.iter().find(|r| r.method == "IU" && r.variant == "P+U+A").unwrap();
+        assert_eq!((iu.acc_a_last, iu.excess), (Some(50.0), Some(25.0)));
+    }
+}

@@ -68,11 +68,11 @@ fn methods(records: &[Record]) -> Vec<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::report::{ClassRecord, Provenance};
 
-    fn record(method: &str, variant: &str, acc_a: f64) -> Record {
+    pub(in crate::report) fn record(method: &str, variant: &str, acc_a: f64) -> Record {
         let class =
             |name: &str, acc_u: f64, acc_a: f64| ClassRecord { class: name.into(), images: 10, acc_u, acc_a, r_i: acc_a - acc_u };
         Record {
