@@ -38,6 +38,13 @@ impl ErrorKind {
             ErrorKind::Interrupted => 130,
         }
     }
+
+    /// The kind that ends with this code; Unexpected for codes of no kind.
+    pub fn of_exit_code(code: u8) -> ErrorKind {
+        use ErrorKind::{Data, Disagree, Interrupted, Malformed, Unexpected, Unsupported, Usage};
+        let all = [Usage, Malformed, Unsupported, Disagree, Data, Interrupted];
+        all.into_iter().find(|kind| kind.exit_code() == code).unwrap_or(Unexpected)
+    }
 }
 
 /// An error that can be acted on without reading the source: `place: place: reason (help)`.

@@ -149,6 +149,12 @@ pub fn device_name(device: Device) -> String {
     }
 }
 
+/// What decides the last bits of results: the kind of device and the number of threads. Which of several GPUs it is does not.
+pub fn compute_name(device: Device) -> String {
+    let name = device_name(device);
+    format!("{} {}", name.split(':').next().unwrap_or(&name), threads())
+}
+
 /// Sets the number of threads that one libtorch operation may use. With the same number, results on the CPU are the same bytes.
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));

@@ -1,6 +1,7 @@
 //! The real binary in a scratch folder: exit codes, messages and files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -11,7 +12,7 @@ use cmira::onnx::proto::{
     AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
 };
 
-use cmira::tensor::{Device, to_i64s};
+use cmira::tensor::{Device, to_f32s, to_i64s};
 
 /// Ten classes, 32x32, trained by nobody: small enough for tests.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/witness/small_cnn.onnx");
@@ -316,6 +317,50 @@ fn a_finished_audit_is_not_run_again_and_another_one_is_kept_apart() {
     let (code, stderr) = scene.audit("out", &["--seed", "5"]);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("another --out"), "{stderr}");
+}
+
+/// Whoever gives no control gets one: the audited network, knowing the probing images alone; and self-training.
+#[test]
+fn every_audit_has_a_control() {
+    let scene = Scene::new();
+    assert_eq!(scene.audit("out", &[]).0, 0);
+    let tidy = |folder: &str| {
+        let text = scene.read(&format!("{folder}/results.csv"));
+        let rows: Vec<BTreeMap<String, String>> =
+            csv::Reader::from_reader(text.as_bytes()).deserialize().map(|row| row.expect("a row")).collect();
+        rows.into_iter().filter(|row| row["class"] == "all").collect::<Vec<_>>()
+    };
+    let (own, control) = (tidy("out"), tidy("out/control"));
+    let variants: Vec<&str> = own.iter().map(|row| row["variant"].as_str()).collect();
+    assert_eq!(variants, ["P+A", "P+U+A"]);
+    let number = |row: &BTreeMap<String, String>, figure: &str| row[figure].parse::<f64>().expect(figure);
+    let (alone, attack) = (&own[0], &own[1]);
+    assert_eq!((control[0]["method"].as_str(), attack["control"].as_str()), ("probe-only", "probe-only"));
+    assert_eq!(attack["control_sha256"], control[0]["model_sha256"]);
+    let difference = number(attack, "acc_a_last") - number(&control[0], "acc_a_last");
+    assert!((number(attack, "excess") - difference).abs() < 1e-9);
+    assert!(number(attack, "excess_low") <= difference && difference <= number(attack, "excess_high"));
+    let beyond_self = number(attack, "acc_a_last") - number(alone, "acc_a_last");
+    assert!((number(attack, "excess_self") - beyond_self).abs() < 1e-9);
+    // The control is the audited graph with other weights, and none of its own are left.
+    let open = |name: &str| Model::open(Path::new(name), Device::Cpu).expect("a model");
+    let (given, made) = (open(MODEL), open(&scene.path("out/control/probe_only.onnx")));
+    assert_eq!(given.params().len(), made.params().len());
+    for (given, made) in given.params().iter().zip(made.params()).filter(|(given, _)| given.is_weight_matrix) {
+        assert_eq!(given.tensor.size(), made.tensor.size());
+        let (given, made) = (to_f32s(&given.tensor).expect("numbers"), to_f32s(&made.tensor).expect("numbers"));
+        assert!(given.iter().zip(&made).all(|(given, made)| given != made));
+    }
+    let run: serde_json::Value = serde_json::from_str(&scene.read("out/run.json")).expect("JSON");
+    let verdicts = run["verdicts"].as_array().expect("a list");
+    assert_eq!(verdicts.len(), 2, "{verdicts:?}");
+    assert!(verdicts[0].as_str().is_some_and(|v| v.contains("knows the probing images alone")), "{verdicts:?}");
+    assert!(verdicts[1].as_str().is_some_and(|v| v.contains("teaching itself")), "{verdicts:?}");
+
+    assert_eq!(scene.audit("bare", &["--no-control"]).0, 0);
+    let bare = tidy("bare");
+    assert_eq!((bare.len(), bare[0]["excess"].as_str(), bare[0]["control"].as_str()), (1, "", ""));
+    assert_eq!(bare[0]["acc_a_last"], attack["acc_a_last"], "controls change nothing about the attack");
 }
 
 #[test]

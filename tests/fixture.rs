@@ -36,7 +36,7 @@ fn audit(name: &str) {
         .args(["--adapter", &format!("adapters/{framework}/adapter.yaml")])
         .args(["--forget", "fixtures/images/forget", "--probe", "fixtures/images/probe"])
         .args(["--settings", &format!("fixtures/{}", text("settings"))])
-        .args(["--device", "cpu", "--quiet", "--out"])
+        .args(["--device", "cpu", "--quiet", "--no-control", "--out"])
         .arg(out.path())
         .output()
         .expect("the binary starts");

@@ -56,12 +56,12 @@ fn rows(table: &[u8]) -> Vec<BTreeMap<String, String>> {
 
 /// Runs a grid and kills it when it says that it begins the step of this number; false if it ends before.
 fn kill_at(file: &Path, out: &Path, step: usize) -> bool {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_cmira"))
-        .args(arguments(file, out))
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    kill_command(&arguments(file, out), step)
+}
+
+fn kill_command(arguments: &[&str], step: usize) -> bool {
+    let mut child =
+        Command::new(env!("CARGO_BIN_EXE_cmira")).args(arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let mark = format!("[{step}/");
     let seen = lines.map_while(Result::ok).any(|line| line.starts_with(&mark));
@@ -84,11 +84,19 @@ fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
     let expected = tables(&whole);
 
     let broken = folder.path("broken");
-    let killed = (1..=15).step_by(2).filter(|&step| kill_at(&file, &broken, step)).count();
-    assert_eq!(killed, 8, "every kill was in the middle of something");
+    let killed = (1..=17).step_by(2).filter(|&step| kill_at(&file, &broken, step)).count();
+    assert_eq!(killed, 9, "every kill was in the middle of something");
     let (code, _, errors) = cmira(&arguments(&file, &broken));
     assert_eq!(code, 0, "{errors}");
     assert!(tables(&broken) == expected);
+
+    // Two at a time, killed in the middle, then whole: the same tables.
+    let beside = folder.path("beside");
+    let two = [arguments(&file, &beside).as_slice(), &["--jobs", "2"]].concat();
+    assert!(kill_command(&two, 7) && kill_command(&two, 12), "every kill was in the middle of something");
+    let (code, _, errors) = cmira(&two);
+    assert_eq!(code, 0, "{errors}");
+    assert!(tables(&beside) == expected);
 
     // A finished grid has nothing to do, and says no step.
     let (code, _, errors) = cmira(&arguments(&file, &broken));
@@ -113,9 +121,10 @@ fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
     let (code, _, errors) = cmira(&arguments(&trained, &broken));
     assert_eq!(code, 0, "{errors}");
     let steps: Vec<&str> = errors.lines().filter(|line| line.starts_with('[')).collect();
-    // The original, and six models with six attacks: retraining follows the training's settings.
-    assert_eq!(steps.len(), 1 + 6 + 6, "{errors}");
-    assert!(!steps.iter().any(|step| step.contains("stage-one") || step.contains("data-")), "{errors}");
+    // The original, and six models with six attacks and the control with its own: retraining follows the training's settings.
+    assert_eq!(steps.len(), 1 + 6 + 6 + 2, "{errors}");
+    let kept = ["stage-one", "data-", "self-training"];
+    assert!(!steps.iter().any(|step| kept.iter().any(|name| step.contains(name))), "{errors}");
 
     let table1 = rows(&expected["table1.csv"]);
     // Nothing that a spreadsheet would run.
@@ -125,19 +134,31 @@ fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
     }
     let unlearned = rows(&expected["unlearning.csv"]);
     let methods: Vec<&str> = unlearned.iter().map(|row| row["method"].as_str()).collect();
-    assert_eq!(methods, ["original", "RT", "FT", "GA", "FF", "IU", "WP"]);
-    // Every attack but that on the control has its excess, over the same images.
+    assert_eq!(methods, ["original", "RT", "FT", "GA", "FF", "IU", "WP", "probe-only"]);
+    // Every attack has its excess over its controls, on the same images: RT, a model of the probing images alone, and, where there is a
+    // teacher, self-training.
     let excess = rows(&expected["excess.csv"]);
-    assert_eq!(excess.len(), 5 * 3);
+    assert_eq!(excess.len(), 5 * (2 + 3 + 3) + (1 + 2 + 2));
     let tidy = rows(&expected["results.csv"]);
     for row in &excess {
         let find = |method: &str| {
-            let is_it =
-                |r: &&BTreeMap<String, String>| r["method"] == method && r["variant"] == row["variant"] && r["class"] == "all";
+            let variant = if method == "self-training" { "P+A" } else { row["variant"].as_str() };
+            let is_it = |r: &&BTreeMap<String, String>| r["method"] == method && r["variant"] == variant && r["class"] == "all";
             tidy.iter().find(is_it).unwrap()
         };
         let number = |text: &str| text.parse::<f64>().unwrap();
-        let difference = number(&find(&row["method"])["acc_a_last"]) - number(&find("RT")["acc_a_last"]);
+        let own = find(&row["method"]);
+        let difference = number(&own["acc_a_last"]) - number(&find(&row["control"])["acc_a_last"]);
+        if own["control"] == row["control"] {
+            for figure in ["excess", "excess_low", "excess_high"] {
+                assert_eq!(own[figure], row[figure], "{figure}");
+            }
+            assert_eq!(own["control_sha256"], find(&row["control"])["model_sha256"]);
+        }
+        if row["control"] == "self-training" {
+            assert!((number(&own["excess_self"]) - difference).abs() < 1e-9);
+        }
+        assert!(row["verdict"].contains(&format!("of {} forget images", row["images"])), "{}", row["verdict"]);
         assert!((number(&row["excess"]) - difference).abs() < 1e-9);
         assert!(number(&row["excess_low"]) <= difference + 1e-9 && difference <= number(&row["excess_high"]) + 1e-9);
         assert_eq!(row["images"], "8", "of two classes with eight images, of which seven are trained on, half each");

@@ -41,7 +41,8 @@ pub struct Iteration {
     pub acc_a: Option<f64>,
     /// Accuracy of the unlearned model on the forget set, percent; empty without labels.
     pub acc_u: Option<f64>,
-    /// Share of forget images on which both models agree, in `0..=1`.
+    /// Share of forget images on which both models agree, in `0..=1`. Of self-training, on which the attack model agrees with what it was
+    /// taught; 0 before it is taught anything.
     pub agreement_rate: f64,
     /// Size of the agreement set that this iteration trained on.
     pub agreement: usize,
@@ -143,6 +144,12 @@ struct Snapshot {
     probabilities: Tensor,
 }
 
+impl Snapshot {
+    fn copy(&self) -> Snapshot {
+        Snapshot { predictions: self.predictions.clone(), probabilities: self.probabilities.shallow_clone() }
+    }
+}
+
 /// How many images are evaluated at once.
 const EVALUATION_BATCH: usize = 500;
 
@@ -166,13 +173,13 @@ pub fn agreement_rate(a: &Predictions, b: &Predictions) -> f64 {
 }
 
 /// The state after stage 1.
-pub fn begin(attack: &Model, unlearned: &Model, evidence: &Evidence, score: Option<&Score>) -> Result<Course> {
+pub fn begin(attack: &Model, unlearned: &Model, evidence: &Evidence, variant: Variant, score: Option<&Score>) -> Result<Course> {
     let (a, u) = (predict_forget(attack, evidence)?, predict_forget(unlearned, evidence)?);
     let first = Iteration {
         iteration: 0,
         acc_a: score.map(|score| score(&a.classes)),
         acc_u: score.map(|score| score(&u.classes)),
-        agreement_rate: agreement_rate(&a, &u),
+        agreement_rate: if variant == Variant::PA { 0.0 } else { agreement_rate(&a, &u) },
         agreement: 0,
         from_unlearned: 0,
         from_attack: 0,
@@ -269,7 +276,8 @@ fn iterate(
 ) -> Result<Iteration> {
     // An attack that is resumed here goes on as one that was not interrupted.
     attack.reset_parametrization();
-    let (a, u) = (snapshot(attack, evidence)?, snapshot(unlearned, evidence)?);
+    let a = snapshot(attack, evidence)?;
+    let u = if settings.variant == Variant::PA { a.copy() } else { snapshot(unlearned, evidence)? };
     let sets = Sets::of(&u.predictions, &a.predictions, settings.selection())?;
     let taught = Lesson { evidence, settings, sets: &sets, agreed: &u.predictions.classes, iteration };
     let loss_a = taught.teach(attack, &sets.from_unlearned, &u.probabilities, "attack", hooks)?;
@@ -281,11 +289,12 @@ fn iterate(
     if loss_u.is_some() {
         course.unlearned = predict_forget(unlearned, evidence)?;
     }
+    let other = if settings.variant == Variant::PA { &u.predictions } else { &course.unlearned };
     Ok(Iteration {
         iteration,
         acc_a: score.map(|score| score(&course.attack.classes)),
         acc_u: score.map(|score| score(&course.unlearned.classes)),
-        agreement_rate: agreement_rate(&course.attack, &course.unlearned),
+        agreement_rate: agreement_rate(&course.attack, other),
         agreement: sets.agreement.len(),
         from_unlearned: sets.from_unlearned.len(),
         from_attack: sets.from_attack.len(),

@@ -16,6 +16,11 @@ pub enum Variant {
     /// The attack model after stage 1 only: what the probing set alone teaches.
     #[serde(rename = "P")]
     P,
+    /// The attack model learns from what it says itself, and the unlearned model has no part in it: self-training, a control that the paper
+    /// does not have. Where CMIRA's teachers agree or disagree, here the one teacher agrees with itself on every image. No attack, and so no
+    /// setting.
+    #[serde(rename = "P+A", skip_deserializing)]
+    PA,
     /// The attack model learns from the unlearned model, which stays as it is.
     #[serde(rename = "P+U")]
     PU,
@@ -26,13 +31,17 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// All variants, in the paper's order.
-    pub const ALL: [Variant; 3] = [Variant::P, Variant::PU, Variant::PUA];
+    /// All variants, the most of the attack last.
+    pub const ALL: [Variant; 4] = [Variant::P, Variant::PA, Variant::PU, Variant::PUA];
+
+    /// The paper's ablation, in its order.
+    pub const ABLATION: [Variant; 3] = [Variant::P, Variant::PU, Variant::PUA];
 
     /// The paper's name.
     pub fn name(self) -> &'static str {
         match self {
             Variant::P => "P",
+            Variant::PA => "P+A",
             Variant::PU => "P+U",
             Variant::PUA => "P+U+A",
         }
@@ -196,6 +205,7 @@ mod tests {
         assert!(error.to_string().contains("unknown field `epoch`"), "{error}");
         assert!(error.location().is_some(), "{error}");
         assert!(parse("sed: 1").is_err());
+        assert!(parse("variant: P+U").is_ok() && parse("variant: P+A").is_err());
     }
 
     #[test]

@@ -34,6 +34,22 @@ impl Compute {
         Ok(device)
     }
 
+    /// As [`Compute::start`], on the first of several devices, of which each has so many workers. Threads are shared out among them.
+    pub fn start_many(&self, devices: &[DeviceChoice], jobs: Option<usize>) -> Result<Vec<Device>> {
+        let all = if devices.is_empty() { std::slice::from_ref(&self.device) } else { devices };
+        let opened = all.iter().map(|choice| choice.open()).collect::<Result<Vec<Device>>>()?;
+        let jobs = jobs.unwrap_or(opened.len());
+        if jobs < opened.len() {
+            return Err(Error::usage(format!("--jobs {jobs} leaves some of {} devices without work", opened.len())));
+        }
+        if opened.iter().any(|device| device.is_cuda() != opened[0].is_cuda()) {
+            return Err(Error::usage("CPU and GPU give different last bits, so a grid runs on one kind").at("--devices"));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        set_threads(self.threads.unwrap_or((cores / jobs).max(1)));
+        Ok(opened.iter().copied().cycle().take(jobs).collect())
+    }
+
     /// Progress output as the user wants it.
     pub fn reporter(&self) -> Reporter {
         Reporter::new(self.quiet)
@@ -77,6 +93,15 @@ pub fn listen_for_interrupt() -> &'static AtomicBool {
         eprintln!("\nstopping: the state is being saved (press Ctrl-C again to end at once)");
     });
     &INTERRUPTED
+}
+
+/// As Ctrl-C does, asks the work to save and end when whoever started this process closes its standard input, or ends.
+pub fn stop_when_input_closes() {
+    std::thread::spawn(|| {
+        // Nothing is sent; an error is an end as well.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        INTERRUPTED.store(true, Ordering::SeqCst);
+    });
 }
 
 /// Lets Ctrl-C end work that has no state to save, without leaving half a file behind.

@@ -1,18 +1,23 @@
 //! `cmira run`: the paper's grid.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::attack::Progress;
 use crate::cli::common::{self, Compute};
 use crate::error::{Error, Result};
-use crate::harness::grid::{self, GridEvent, Harness, Hooks, Workspace};
+use crate::harness::grid::{self, GridEvent, Harness, Hooks, Message, Workers, Workspace};
+use crate::tensor::{Device, DeviceChoice, device_name, threads};
 use crate::train;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cmira run harness.small.yaml --out small
+  cmira run harness.small.yaml --out small --jobs 2
   cmira run harness.yaml --only dataset=cifar10,backbone=resnet18,method=IU
+  cmira run harness.yaml --devices cuda:0,cuda:1
 Run it again to go on where it ended, however it ended; what is done is not done again. A changed setting redoes what depends on it.")]
 pub struct Args {
     /// The grid; its schema for editors is docs/harness.schema.json.
@@ -24,9 +29,19 @@ pub struct Args {
     /// Run a part: dataset, backbone, method or seed, such as dataset=cifar10,method=IU. RT is run as well, as the control.
     #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE")]
     only: Vec<String>,
+    /// How many steps run at once, each in a process of its own; by default one for each of --devices. Threads are shared out among them
+    /// unless --threads is given.
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Several devices to spread the steps over, instead of --device.
+    #[arg(long, value_delimiter = ',', value_name = "DEVICE", conflicts_with = "device")]
+    devices: Vec<DeviceChoice>,
     /// Print the JSON Schema of grid files, and do nothing.
     #[arg(long)]
     print_schema: bool,
+    /// Run this step alone, as a worker of another process.
+    #[arg(long, hide = true, value_name = "FOLDER")]
+    step: Option<String>,
     #[command(flatten)]
     compute: Compute,
 }
@@ -36,75 +51,147 @@ pub fn run(args: &Args) -> Result<()> {
         print!("{}", Harness::json_schema());
         return Ok(());
     }
-    let mut harness = Harness::read(&args.file)?;
-    for text in &args.only {
-        let pair = text.split_once('=').ok_or_else(|| Error::usage(format!("--only {text} is not of the form KEY=VALUE")))?;
-        harness.restrict(pair.0, pair.1).map_err(|error| error.at("--only"))?;
+    if let Some(step) = &args.step {
+        return as_worker(step, args);
     }
-    let device = args.compute.start()?;
+    let harness = harness(args)?;
+    let devices = args.compute.start_many(&args.devices, args.jobs)?;
+    let Some(&device) = devices.first() else { return Err(Error::usage("--devices names none")) };
     let workspace = Workspace::open(&args.out)?;
     let reporter = args.compute.reporter();
     let started = Instant::now();
     let bar = reporter.bar("grid");
-    let mut state = State { step: String::new(), begun: Instant::now(), worked: 0, left: 0 };
+    let mut state = State::new();
     let mut show = |event: &GridEvent| {
-        if let GridEvent::Step { name, done, of, skipped } = event {
-            state.step = (*name).to_string();
-            if *skipped {
-                state.begun = Instant::now();
-                state.worked = 0;
-            } else {
-                reporter.note(&format!("[{}/{of}] {name}{}", done + 1, state.time_left(of - done)));
-                state.worked += 1;
+        match event {
+            GridEvent::Step { name, done, of, skipped } => {
+                state.step = (*name).to_string();
+                if *skipped {
+                    state.begun = Instant::now();
+                    state.finished = 0;
+                } else {
+                    reporter.note(&format!("[{}/{of}] {name}{}", done + 1, state.time_left(of - done)));
+                }
+                bar.set(*done as u64, *of as u64);
             }
-            state.left = of - done;
-            bar.set(*done as u64, *of as u64);
+            GridEvent::Finished { .. } => state.finished += 1,
+            _ => {}
         }
         bar.message(&state.describe(event));
     };
     let mut hooks = Hooks { report: &mut show, stop: common::listen_for_interrupt() };
-    let written = grid::run(&harness, &workspace, device, &mut hooks);
+    let command = |step: &str, device: Device| worker(step, device, args);
+    let workers = Workers { devices, command: &command };
+    let workers = Some(&workers).filter(|workers| workers.devices.len() > 1);
+    let written = grid::run(&harness, &workspace, device, workers, &mut hooks);
     bar.finish();
     let names: Vec<String> = written?.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     println!("{} in {:.0} s: {}", args.out.display(), started.elapsed().as_secs_f64(), names.join(" "));
     Ok(())
 }
 
+fn harness(args: &Args) -> Result<Harness> {
+    let mut harness = Harness::read(&args.file)?;
+    for text in &args.only {
+        let pair = text.split_once('=').ok_or_else(|| Error::usage(format!("--only {text} is not of the form KEY=VALUE")))?;
+        harness.restrict(pair.0, pair.1).map_err(|error| error.at("--only"))?;
+    }
+    Ok(harness)
+}
+
+/// The command that runs one step of this grid in a process of its own.
+fn worker(step: &str, device: Device, args: &Args) -> Result<Command> {
+    let program = std::env::current_exe().map_err(Error::unexpected)?;
+    let mut command = Command::new(program);
+    command.arg("run").arg(&args.file).arg("--out").arg(&args.out).args(["--step", step, "--quiet"]);
+    command.args(["--device", &device_name(device), "--threads", &threads().to_string()]);
+    for only in &args.only {
+        command.args(["--only", only]);
+    }
+    Ok(command)
+}
+
+/// Does one step, and tells the process that asked for it how far it is.
+fn as_worker(step: &str, args: &Args) -> Result<()> {
+    common::stop_when_input_closes();
+    let work = || -> Result<()> {
+        let harness = harness(args)?;
+        let device = args.compute.start()?;
+        let workspace = Workspace::join(&args.out)?;
+        let mut state = State::new();
+        let mut last = Instant::now();
+        let mut show = |event: &GridEvent| {
+            if last.elapsed() >= Duration::from_millis(250) {
+                last = Instant::now();
+                println!("{}", Message::Working(state.describe(event)).line());
+            }
+        };
+        let mut hooks = Hooks { report: &mut show, stop: common::listen_for_interrupt() };
+        grid::run_step(&harness, &workspace, step, device, &mut hooks)
+    };
+    work().inspect_err(|error| {
+        let message = Message::Failed { exit_code: error.kind().exit_code(), reason: error.to_string() };
+        println!("{}", message.line());
+    })
+}
+
 /// How far a grid is, for people.
 struct State {
+    /// How far each step is that a worker does.
+    texts: BTreeMap<String, String>,
+    /// The step that this process does.
     step: String,
     /// When the first step began that was not done already.
     begun: Instant,
-    /// Steps begun since.
-    worked: u32,
-    left: usize,
+    /// Steps finished since.
+    finished: u32,
 }
 
 impl State {
+    fn new() -> State {
+        State { texts: BTreeMap::new(), step: String::new(), begun: Instant::now(), finished: 0 }
+    }
+
     /// Steps take different times; their mean is all that is known.
     fn time_left(&self, left: usize) -> String {
-        if self.worked == 0 {
+        if self.finished == 0 {
             return String::new();
         }
-        let left = self.begun.elapsed() / self.worked * u32::try_from(left).unwrap_or(u32::MAX);
+        let left = self.begun.elapsed() / self.finished * u32::try_from(left).unwrap_or(u32::MAX);
         format!(", about {} left", rough(left))
     }
 
-    fn describe(&self, event: &GridEvent) -> String {
-        let step = &self.step;
-        match event {
-            GridEvent::Step { .. } => step.clone(),
-            GridEvent::Images(progress) => format!("{step}: {} {}/{}", progress.what, progress.done, progress.total),
+    fn describe(&mut self, event: &GridEvent) -> String {
+        let done = match event {
+            GridEvent::Working { name, text } => {
+                self.texts.insert((*name).to_string(), (*text).to_string());
+                None
+            }
+            GridEvent::Finished { name } => {
+                self.texts.remove(*name);
+                None
+            }
+            GridEvent::Step { .. } => None,
+            GridEvent::Images(progress) => Some(format!("{} {}/{}", progress.what, progress.done, progress.total)),
             GridEvent::Training(train::Event::Epoch { epoch, of, loss, .. }) => {
-                format!("{step}: epoch {epoch}/{of}, loss {loss:.3}")
+                Some(format!("epoch {epoch}/{of}, loss {loss:.3}"))
             }
-            GridEvent::Training(train::Event::Batch { batch, of, .. }) => format!("{step}: batch {batch}/{of}"),
-            GridEvent::Training(train::Event::Resumed { epoch, of }) => format!("{step}: goes on behind epoch {epoch}/{of}"),
+            GridEvent::Training(train::Event::Batch { batch, of, .. }) => Some(format!("batch {batch}/{of}")),
+            GridEvent::Training(train::Event::Resumed { epoch, of }) => Some(format!("goes on behind epoch {epoch}/{of}")),
             GridEvent::Attack(Progress::Training { model, iteration, event: train::Event::Epoch { epoch, of, .. } }) => {
-                format!("{step}: iteration {iteration}, {model}, epoch {epoch}/{of}")
+                Some(format!("iteration {iteration}, {model}, epoch {epoch}/{of}"))
             }
-            GridEvent::Attack(Progress::Iteration(line)) => format!("{step}: iteration {} is done", line.iteration),
-            GridEvent::Attack(_) => step.clone(),
+            GridEvent::Attack(Progress::Iteration(line)) => Some(format!("iteration {} is done", line.iteration)),
+            GridEvent::Attack(_) => None,
+        };
+        if !self.texts.is_empty() {
+            let all: Vec<String> = self.texts.iter().map(|(name, text)| format!("{name}: {text}")).collect();
+            return all.join("; ");
+        }
+        match (self.step.is_empty(), done) {
+            (true, done) => done.unwrap_or_default(),
+            (false, None) => self.step.clone(),
+            (false, Some(done)) => format!("{}: {done}", self.step),
         }
     }
 }

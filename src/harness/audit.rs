@@ -16,7 +16,7 @@ use crate::graph::{Mode, Model};
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
-use crate::tensor::{Device, Kind, device_name, threads};
+use crate::tensor::{Device, Kind, compute_name};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::{self, Control};
 
@@ -195,7 +195,7 @@ fn one_variant(
     let unlearned = audit.model.duplicate()?;
     let mut course = match store.load_course(variant.name(), &attack, &unlearned)? {
         Some(course) => course,
-        None => cmira::begin(&attack, &unlearned, evidence, score)?,
+        None => cmira::begin(&attack, &unlearned, evidence, variant, score)?,
     };
     let mut save = |course: &Course| -> Result<()> {
         store.save_course(variant.name(), course, &attack, &unlearned)?;
@@ -221,7 +221,7 @@ fn identity(audit: &Audit) -> Result<String> {
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
     let mut hash = Sha256::new();
     // Device and threads change the last bits, so what was begun with some is not mixed with others.
-    let compute = format!("{} {}", device_name(audit.device), threads());
+    let compute = compute_name(audit.device);
     let inputs = [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, &compute];
     for part in inputs.into_iter().chain([env!("CARGO_PKG_VERSION")]) {
         hash.update(part.as_bytes());

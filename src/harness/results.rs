@@ -60,8 +60,18 @@ pub struct Summary {
     pub acc_u_best: Option<f64>,
     /// See [`Record::excess`].
     pub excess: Option<f64>,
+    /// See [`Record::excess_low`].
+    pub excess_low: Option<f64>,
+    /// See [`Record::excess_high`].
+    pub excess_high: Option<f64>,
+    /// See [`Record::excess_p`].
+    pub excess_p: Option<f64>,
     /// See [`Record::excess_u`].
     pub excess_u: Option<f64>,
+    /// See [`Record::excess_self`].
+    pub excess_self: Option<f64>,
+    /// See [`Record::control`].
+    pub control: Option<String>,
     /// See [`Record::control_sha256`].
     pub control_sha256: Option<String>,
     /// See [`Record::agreement_rate`].
@@ -94,6 +104,8 @@ pub struct Summary {
     pub provenance: Provenance,
     /// Every variant that was run.
     pub records: Vec<Record>,
+    /// What comes back beyond each control, in words: effect, interval and control.
+    pub verdicts: Vec<String>,
     /// What a reader should know before relying on the numbers, in words.
     pub notes: Vec<String>,
     /// Seconds of wall-clock time; of an audit that was interrupted, those after it was taken up again.
@@ -124,7 +136,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
     write_iterations(audit.results, outcome)?;
     export(&main.attack, audit, &provenance, "recovered.onnx")?;
     export(&main.unlearned, audit, &provenance, "unlearned_after.onnx")?;
-    let summary = Summary {
+    let mut summary = Summary {
         acc_u: headline.acc_u,
         acc_a_last: headline.acc_a_last,
         acc_a_best: headline.acc_a_best,
@@ -135,7 +147,12 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
         a_r_geometric: headline.a_r_geometric,
         acc_u_best: headline.acc_u_best,
         excess: None,
+        excess_low: None,
+        excess_high: None,
+        excess_p: None,
         excess_u: None,
+        excess_self: None,
+        control: None,
         control_sha256: None,
         agreement_rate: headline.agreement_rate,
         iterations: headline.iterations,
@@ -152,6 +169,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
         settings: audit.settings.clone(),
         provenance,
         records,
+        verdicts: Vec::new(),
         notes: described
             .notes
             .iter()
@@ -160,7 +178,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
             .collect(),
         seconds,
     };
-    finish(audit.results, &summary)?;
+    finish(audit.results, &mut summary)?;
     Ok(summary)
 }
 
@@ -186,27 +204,17 @@ fn starved(settings: &AttackSettings, variant: Variant, forget: usize, course: &
     })
 }
 
-/// Takes the control's result into account: what the control reaches as well is no leak of the audited model.
-///
-/// # Errors
-/// As [`write()`].
-pub fn add_control(results: &Path, summary: &mut Summary, control: &Summary) -> Result<()> {
-    for record in &mut summary.records {
-        let Some(other) = control.records.iter().find(|r| r.variant == record.variant) else { continue };
-        let beyond = |own: Option<f64>, other: Option<f64>| own.zip(other).map(|(own, other)| recovery::excess(own, other));
-        record.excess = beyond(record.acc_a_last, other.acc_a_last);
-        record.excess_u = beyond(record.acc_u_after, other.acc_u_after);
-        record.control_sha256 = Some(other.provenance.model_sha256.clone());
-    }
+/// Headline, tables and `run.json`, which are written again when a control is added.
+pub(super) fn finish(results: &Path, summary: &mut Summary) -> Result<()> {
     let headline = summary.records.last();
     summary.excess = headline.and_then(|r| r.excess);
+    summary.excess_low = headline.and_then(|r| r.excess_low);
+    summary.excess_high = headline.and_then(|r| r.excess_high);
+    summary.excess_p = headline.and_then(|r| r.excess_p);
     summary.excess_u = headline.and_then(|r| r.excess_u);
+    summary.excess_self = headline.and_then(|r| r.excess_self);
+    summary.control = headline.and_then(|r| r.control.clone());
     summary.control_sha256 = headline.and_then(|r| r.control_sha256.clone());
-    finish(results, summary)
-}
-
-/// Tables and `run.json`, which may be written again when a control is added.
-fn finish(results: &Path, summary: &Summary) -> Result<()> {
     tables::write_all(results, &summary.records)?;
     let json = serde_json::to_vec_pretty(summary).map_err(Error::unexpected)?;
     files::write(&results.join("run.json"), &json)
@@ -261,7 +269,12 @@ fn record(audit: &Audit, variant: &VariantOutcome, described: &Described, proven
         r_i_low: bounds.map(|b| b.0),
         r_i_high: bounds.map(|b| b.1),
         excess: None,
+        excess_low: None,
+        excess_high: None,
+        excess_p: None,
         excess_u: None,
+        excess_self: None,
+        control: None,
         control_sha256: None,
         agreement_rate: course.iterations.last().map_or(0.0, |line| line.agreement_rate),
         iterations: course.iterations.len().saturating_sub(1),
@@ -398,6 +411,9 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
         if let (Some(low), Some(high)) = (r.r_i_low, r.r_i_high) {
             line(format!("R_I is between {low:+.2} and {high:+.2} points (95 %, over {} images)", r.n_scored));
         }
+    }
+    for verdict in &summary.verdicts {
+        line(format!("verdict: {verdict}"));
     }
     if summary.acc_u.is_none() {
         line("the forget images have no labels: accuracies stay empty; predictions.csv holds what was recovered".to_string());

@@ -1,7 +1,8 @@
 //! Two attacks on the same images: how sure a difference between them is.
 
-use rand::Rng;
+use rand_distr::{Binomial, Distribution};
 
+use super::recovery;
 use crate::tensor::rng;
 
 /// Resamples of a bootstrap.
@@ -14,15 +15,20 @@ pub fn bootstrap(first: &[bool], second: &[bool], seed: u64) -> Option<(f64, f64
     if first.len() != second.len() || first.is_empty() {
         return None;
     }
-    let differences: Vec<i64> = first.iter().zip(second).map(|(a, b)| i64::from(*b) - i64::from(*a)).collect();
+    // A resample draws as many pairs as there are, with replacement. Only three kinds of pairs exist, so their numbers in a resample are
+    // multinomial, and drawing these is the same as drawing pair by pair.
+    let n = first.len() as u64;
+    let (gained, lost) = discordant(first, second);
+    let (gained, lost) = (gained as u64, lost as u64);
     let mut chance = rng(seed, "bootstrap", 0);
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            // The index is below the length.
-            let sum: i64 = (0..differences.len()).map(|_| differences[chance.random_range(0..differences.len())]).sum();
-            100.0 * sum as f64 / differences.len() as f64
-        })
-        .collect();
+    let mut draw = |trials: u64, share: f64| Binomial::new(trials, share.clamp(0.0, 1.0)).ok().map(|b| b.sample(&mut chance));
+    let mut means = Vec::with_capacity(RESAMPLES);
+    for _ in 0..RESAMPLES {
+        let more = draw(n, gained as f64 / n as f64)?;
+        let rest = (n - gained).max(1);
+        let less = draw(n - more, lost as f64 / rest as f64)?;
+        means.push(100.0 * (more as f64 - less as f64) / n as f64);
+    }
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means.get((share * (RESAMPLES - 1) as f64).round() as usize).copied();
     at(0.025).zip(at(0.975))
@@ -41,6 +47,37 @@ pub fn mcnemar(gained: usize, lost: usize) -> f64 {
         total += term.exp();
     }
     (2.0 * total).min(1.0)
+}
+
+/// Two attacks on the same images.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Comparison {
+    /// Images that both were scored on.
+    pub images: usize,
+    /// Accuracy of the second in percent.
+    pub accuracy: f64,
+    /// Accuracy of the first in percent.
+    pub control: f64,
+    /// What the second gets right beyond the first, in points.
+    pub difference: f64,
+    /// Bounds of its 95 % interval, by [`bootstrap`].
+    pub interval: (f64, f64),
+    /// Images that only the second gets right.
+    pub gained: usize,
+    /// Images that only the first gets right.
+    pub lost: usize,
+    /// See [`mcnemar`].
+    pub p: f64,
+}
+
+/// Compares an attack with its control, image by image. `None` without images or where the lists differ in length.
+pub fn compare(control: &[bool], own: &[bool]) -> Option<Comparison> {
+    let interval = bootstrap(control, own, 0)?;
+    let percent = |right: &[bool]| 100.0 * right.iter().filter(|right| **right).count() as f64 / right.len() as f64;
+    let (gained, lost) = discordant(control, own);
+    let (accuracy, control) = (percent(own), percent(control));
+    let difference = recovery::excess(accuracy, control);
+    Some(Comparison { images: own.len(), accuracy, control, difference, interval, gained, lost, p: mcnemar(gained, lost) })
 }
 
 /// How many images only the second, and only the first, gets right.
@@ -78,6 +115,11 @@ mod tests {
         let half = 196.0 * 0.4 / 5000.0_f64.sqrt();
         assert!((many.0 - 20.0 + half).abs() < 0.25 && (many.1 - 20.0 - half).abs() < 0.25, "{many:?}");
         assert_eq!(of(50), few);
+        // Nothing but gains, nothing but losses, nothing at all.
+        let (no, yes) = ([false; 7], [true; 7]);
+        assert_eq!(bootstrap(&no, &yes, 1), Some((100.0, 100.0)));
+        assert_eq!(bootstrap(&yes, &no, 1), Some((-100.0, -100.0)));
+        assert_eq!(bootstrap(&yes, &yes, 1), Some((0.0, 0.0)));
         assert_eq!(bootstrap(&[], &[], 1), None);
         assert_eq!(discordant(&[true, true, false, false], &[true, false, true, true]), (2, 1));
     }

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::record::{ClassRecord, Record, Scores, method_rank};
-use super::{csv, tables};
+use super::record::{ClassRecord, Record, Scores};
+use super::{csv, excess, tables};
 use crate::error::Result;
-use crate::metrics::{paired, recovery};
 
 /// One model attacked by one variant with one seed.
 #[derive(Debug, Clone)]
@@ -67,9 +66,6 @@ fn start(row: &Row, method: &str) -> Vec<String> {
     vec![csv::text(row.dataset), csv::text(&row.backbone), row.seed.to_string(), csv::text(method)]
 }
 
-/// The method that never saw the forget images: what an attack on it reaches is no leak.
-const CONTROL: &str = "RT";
-
 /// How one seed split a data set: a row of Table A1.
 #[derive(Debug, Clone)]
 pub struct SplitRow {
@@ -125,9 +121,11 @@ pub struct Results {
 /// Unexpected, when the folder is not writable or the disk is full.
 pub fn write_all(folder: &Path, results: &Results) -> Result<Vec<PathBuf>> {
     let cells = results.cells.as_slice();
-    let records: Vec<Record> = cells.iter().map(|cell| with_excess(cell, cells)).collect();
-    let (mean, deviation) = (summarised(&records, mean_of), summarised(&records, deviation_of));
-    let several = mean.len() < records.len();
+    let records: Vec<Record> = cells.iter().map(|cell| excess::with_excess(cell, cells)).collect();
+    // The paper's tables have the paper's methods.
+    let attacked: Vec<Record> = records.iter().filter(|record| !excess::is_control_alone(record)).cloned().collect();
+    let (mean, deviation) = (summarised(&attacked, mean_of), summarised(&attacked, deviation_of));
+    let several = mean.len() < attacked.len();
     let first = |records: &[Record], key: fn(&Record) -> &str, nth: usize| -> Vec<Record> {
         let mut keys: Vec<String> = Vec::new();
         for record in records {
@@ -174,7 +172,7 @@ pub fn write_all(folder: &Path, results: &Results) -> Result<Vec<PathBuf>> {
     )?;
     let rows: Vec<Vec<String>> = results.unlearned.iter().map(|row| row.0.clone()).collect();
     list("unlearning.csv", &UNLEARNING, &rows)?;
-    list("excess.csv", &EXCESS, &excess_rows(cells))?;
+    list("excess.csv", &excess::COLUMNS, &excess::rows(cells))?;
     Ok(written)
 }
 
@@ -197,30 +195,6 @@ impl MethodRow {
         row.push(if self.calibrated { "yes" } else { "no" }.to_string());
         row
     }
-}
-
-/// The same attack with the same seed on the retrained model.
-fn control<'a>(cell: &Cell, cells: &'a [Cell]) -> Option<&'a Cell> {
-    let own = &cell.record;
-    cells.iter().find(|other| {
-        let r = &other.record;
-        r.method == CONTROL
-            && r.dataset == own.dataset
-            && r.backbone == own.backbone
-            && r.variant == own.variant
-            && r.provenance.seed == own.provenance.seed
-    })
-}
-
-fn with_excess(cell: &Cell, cells: &[Cell]) -> Record {
-    let mut record = cell.record.clone();
-    if let Some(other) = control(cell, cells).map(|cell| &cell.record).filter(|_| record.method != CONTROL) {
-        let beyond = |own: Option<f64>, other: Option<f64>| own.zip(other).map(|(own, other)| recovery::excess(own, other));
-        record.excess = beyond(record.acc_a_last, other.acc_a_last);
-        record.excess_u = beyond(record.acc_u_after, other.acc_u_after);
-        record.control_sha256 = Some(other.provenance.model_sha256.clone());
-    }
-    record
 }
 
 fn mean_of(values: &[f64]) -> Option<f64> {
@@ -265,6 +239,7 @@ fn summarised(records: &[Record], of: fn(&[f64]) -> Option<f64>) -> Vec<Record> 
             a_r_geometric: over(|r| r.a_r_geometric),
             excess: over(|r| r.excess),
             excess_u: over(|r| r.excess_u),
+            excess_self: over(|r| r.excess_self),
             classes: classes.collect(),
             ..record.clone()
         });
@@ -272,126 +247,15 @@ fn summarised(records: &[Record], of: fn(&[f64]) -> Option<f64>) -> Vec<Record> 
     done
 }
 
-const EXCESS: [&str; 14] = [
-    "dataset",
-    "backbone",
-    "method",
-    "variant",
-    "seed",
-    "images",
-    "acc_a",
-    "acc_a_control",
-    "excess",
-    "excess_low",
-    "excess_high",
-    "only_this",
-    "only_control",
-    "mcnemar_p",
-];
-
-/// A row for every seed, then one for all seeds together where there are several: images of different seeds count side by side.
-fn excess_rows(cells: &[Cell]) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
-    let mut seen: Vec<[&str; 4]> = Vec::new();
-    for cell in cells.iter().filter(|cell| cell.record.method != CONTROL) {
-        let r = &cell.record;
-        let group = [r.dataset.as_str(), r.backbone.as_str(), r.method.as_str(), r.variant.as_str()];
-        if seen.contains(&group) {
-            continue;
-        }
-        seen.push(group);
-        let of_group = |other: &&Cell| {
-            let o = &other.record;
-            [o.dataset.as_str(), o.backbone.as_str(), o.method.as_str(), o.variant.as_str()] == group
-        };
-        let (mut own, mut other) = (Vec::new(), Vec::new());
-        let mut seeds = 0;
-        for cell in cells.iter().filter(of_group) {
-            let Some(control) = control(cell, cells) else { continue };
-            let pair = (bits(&cell.right), bits(&control.right));
-            rows.push(excess_row(&group, &cell.record.provenance.seed.to_string(), &pair.0, &pair.1));
-            own.extend(pair.0);
-            other.extend(pair.1);
-            seeds += 1;
-        }
-        if seeds > 1 {
-            rows.push(excess_row(&group, "all", &own, &other));
-        }
-    }
-    rows.sort_by(|a, b| (&a[0], &a[1], method_rank(&a[2]), &a[3]).cmp(&(&b[0], &b[1], method_rank(&b[2]), &b[3])));
-    rows
-}
-
-fn bits(text: &str) -> Vec<bool> {
-    text.chars().map(|c| c == '1').collect()
-}
-
-fn excess_row(group: &[&str; 4], seed: &str, own: &[bool], control: &[bool]) -> Vec<String> {
-    let percent = |right: &[bool]| {
-        (!right.is_empty()).then(|| 100.0 * right.iter().filter(|right| **right).count() as f64 / right.len() as f64)
-    };
-    let (a, c) = (percent(own), percent(control));
-    let interval = paired::bootstrap(control, own, 0);
-    let (gained, lost) = paired::discordant(control, own);
-    let mut row: Vec<String> = group.iter().map(|name| csv::text(name)).collect();
-    row.extend([seed.to_string(), own.len().to_string()]);
-    row.extend([a, c, a.zip(c).map(|(a, c)| recovery::excess(a, c))].map(csv::number));
-    row.extend([interval.map(|bounds| bounds.0), interval.map(|bounds| bounds.1)].map(csv::number));
-    row.extend([gained.to_string(), lost.to_string(), csv::number(Some(paired::mcnemar(gained, lost)))]);
-    row
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::report::tables::tests::record;
-
-    fn cell(method: &str, variant: &str, seed: u64, right: &str) -> Cell {
-        let acc_a = 100.0 * right.matches('1').count() as f64 / right.len() as f64;
-        let mut record = record(method, variant, acc_a);
-        record.provenance.seed = seed;
-        Cell { record, right: right.to_string() }
-    }
-
-    fn cells() -> Vec<Cell> {
-        vec![
-            cell("RT", "P", 1, "1111111100"),
-            cell("RT", "P+U+A", 1, "1100000000"),
-            cell("RT", "P+U+A", 2, "1110000000"),
-            cell("IU", "P", 1, "1111111100"),
-            cell("IU", "P+U+A", 1, "1011110000"),
-            cell("IU", "P+U+A", 2, "1111100000"),
-        ]
-    }
-
-    #[test]
-    fn an_attack_is_compared_with_its_own_control() {
-        let rows = excess_rows(&cells());
-        let find = |variant: &str, seed: &str| rows.iter().find(|row| row[3] == variant && row[4] == seed).unwrap();
-        // images, acc_a, acc_a_control, excess; then bounds; then images that only one gets right, and p.
-        let numbers = |variant: &str, seed: &str| -> (Vec<String>, Vec<String>) {
-            let row = find(variant, seed);
-            (row[5..9].to_vec(), row[11..14].to_vec())
-        };
-        assert_eq!(
-            numbers("P", "1"),
-            (["10", "80", "80", "0"].map(String::from).to_vec(), ["0", "0", "1"].map(String::from).to_vec())
-        );
-        let (figures, paired) = numbers("P+U+A", "1");
-        assert_eq!(figures, ["10", "50", "20", "30"]);
-        // 4 and 1: twice (1 + 5) / 32.
-        assert_eq!(paired[..2], ["4", "1"]);
-        assert!((paired[2].parse::<f64>().unwrap() - 0.375).abs() < 1e-12);
-        assert_eq!(numbers("P+U+A", "2").0, ["10", "50", "30", "20"]);
-        // Both seeds side by side.
-        assert_eq!(numbers("P+U+A", "all").0, ["20", "50", "25", "25"]);
-        assert_eq!(rows.len(), 4, "one seed alone has no row for all, and the control is compared with nothing");
-    }
+    use crate::report::excess::tests::cells;
 
     #[test]
     fn several_seeds_give_means_and_deviations() {
-        let records: Vec<Record> = cells().iter().map(|cell| with_excess(cell, &cells())).collect();
+        let records: Vec<Record> = cells().iter().map(|cell| excess::with_excess(cell, &cells())).collect();
         let of = |records: &[Record]| {
             records.iter().find(|r| r.method == "RT" && r.variant == "P+U+A").map(|r| (r.acc_a_last, r.excess)).unwrap()
         };

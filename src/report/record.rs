@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::{paired, recovery};
+
 /// Accuracies of one forgetting class, percent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassRecord {
@@ -85,6 +87,16 @@ pub struct Record {
     pub excess: Option<f64>,
     /// `acc_u_after` minus the control's, in points; empty without a control.
     pub excess_u: Option<f64>,
+    /// Bounds of the 95 % interval of `excess`, in points.
+    pub excess_low: Option<f64>,
+    /// See `excess_low`.
+    pub excess_high: Option<f64>,
+    /// Two-sided p of McNemar's exact test that the attack gets as many images right as the control.
+    pub excess_p: Option<f64>,
+    /// `acc_a_last` minus that of self-training, in points; empty where that was not run.
+    pub excess_self: Option<f64>,
+    /// What the control is: a method's name or `probe-only`.
+    pub control: Option<String>,
     /// SHA-256 of the control's file.
     pub control_sha256: Option<String>,
     /// Share of forget images on which both models agree at the end, `0..=1`.
@@ -97,6 +109,39 @@ pub struct Record {
     pub classes: Vec<ClassRecord>,
     /// Where the numbers come from.
     pub provenance: Provenance,
+}
+
+impl Record {
+    /// Compares the attack with the same attack on a control: `own` and `others` say of every image whether either gets it right.
+    pub fn compare_with(&mut self, control: &Record, own: &[bool], others: &[bool]) {
+        let beyond = |own: Option<f64>, other: Option<f64>| own.zip(other).map(|(own, other)| recovery::excess(own, other));
+        self.excess = beyond(self.acc_a_last, control.acc_a_last);
+        self.excess_u = beyond(self.acc_u_after, control.acc_u_after);
+        let compared = paired::compare(others, own);
+        self.excess_low = compared.map(|found| found.interval.0);
+        self.excess_high = compared.map(|found| found.interval.1);
+        self.excess_p = compared.map(|found| found.p);
+        self.control = Some(control.method.clone());
+        self.control_sha256 = Some(control.provenance.model_sha256.clone());
+    }
+
+    /// Without what concerns an attacked model: for self-training, which has none.
+    pub fn without_model(self) -> Record {
+        Record {
+            acc_u: None,
+            acc_u_after: None,
+            acc_u_best: None,
+            r_i: None,
+            r_r: None,
+            a_r: None,
+            a_r_geometric: None,
+            r_i_low: None,
+            r_i_high: None,
+            classes: Vec::new(),
+            provenance: Provenance { model_sha256: String::new(), ..self.provenance },
+            ..self
+        }
+    }
 }
 
 /// Scores of one model; accuracies are top-1 in percent.

@@ -112,7 +112,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "measure-cifar10",
         flags: &[DATA],
-        about: "Trains, unlearns and audits on real images and writes docs/results/cifar10.md (an hour)",
+        about: "Runs harness.cifar10-cpu.yaml on real images and writes docs/results/cifar10-cpu.md (two hours)",
         details: measure::DETAILS,
         run: |workspace, flags| measure::cifar10(workspace, flags.value("--data")),
     },

@@ -2,6 +2,7 @@
 
 mod cifar10;
 mod conformance;
+mod findings;
 mod kills;
 mod stage_one;
 
@@ -96,16 +97,6 @@ impl Bench {
         let record = serde_json::json!({ "command": done.command, "output": done.output, "seconds": done.seconds });
         fs::write(&log, record.to_string()).at(&log)?;
         Ok(done)
-    }
-
-    /// Runs two steps side by side, one core each: neither needs what the other makes.
-    fn both(&self, first: (&str, &str), second: (&str, &str)) -> Result<[Done; 2]> {
-        std::thread::scope(|scope| {
-            let other = scope.spawn(|| self.step(second.0, second.1));
-            let done = self.step(first.0, first.1);
-            let other = other.join().map_err(|_| Failure::new(format!("'{}' panicked", second.0)))?;
-            Ok([done?, other?])
-        })
     }
 
     /// A JSON file that a step wrote.

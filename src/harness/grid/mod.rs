@@ -4,12 +4,17 @@
 //! holds `done.json` once it is finished, so that the same work is never done twice, whichever cells share it, and a changed setting
 //! redoes what depends on it and nothing else.
 
+mod column;
 pub mod config;
 mod data;
+mod gather;
+mod plan;
 mod run;
 mod steps;
 mod store;
+mod workers;
 
 pub use config::Harness;
-pub use run::{GridEvent, Hooks, run};
+pub use run::{GridEvent, Hooks, run, run_step};
 pub use store::Workspace;
+pub use workers::{Message, Workers};

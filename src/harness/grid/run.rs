@@ -1,18 +1,21 @@
-//! Runs a grid, step by step.
+//! Runs a grid: step by step in this process, or several at a time in worker processes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::config::{DatasetEntry, Harness};
 use super::data::{self, Split, SplitRecord};
-use super::steps::{self, Attacked, Column, Trained, UnlearnedModel};
+use super::gather::gather;
+use super::plan::{self, Plan, Step, Work};
+use super::steps::{self, Attacked, Site, Trained, UnlearnedModel};
 use super::store::{Key, Workspace};
+use super::workers::{self, Workers};
 use crate::attack;
 use crate::error::{Error, Result};
-use crate::report::grid::{self as tables, Cell, MethodRow, Results, SplitRow, UnlearnRow};
+use crate::report::grid as tables;
 use crate::tensor::Device;
 use crate::train;
-use crate::unlearn::{self, Method, Setting};
 
 /// What happens while a grid runs.
 #[derive(Debug)]
@@ -21,12 +24,24 @@ pub enum GridEvent<'a> {
     Step {
         /// Its name.
         name: &'a str,
-        /// Steps that are finished before it.
+        /// Its place among all steps, from 0.
         done: usize,
         /// Steps in all.
         of: usize,
         /// Whether it was done before.
         skipped: bool,
+    },
+    /// A step that began has ended, whether done or not.
+    Finished {
+        /// Its name.
+        name: &'a str,
+    },
+    /// A worker says how far its step is.
+    Working {
+        /// The step's name.
+        name: &'a str,
+        /// How far, in words.
+        text: &'a str,
     },
     /// Images are read.
     Images(crate::data::Progress),
@@ -56,203 +71,212 @@ impl Hooks<'_> {
             Stage::Attack(progress) => (self.report)(&GridEvent::Attack(progress)),
         }
     }
-}
 
-/// Runs what of a grid is not done yet, then writes all tables into the folder. Gives the tables' file names.
-///
-/// # Errors
-/// Interrupted, when it was asked to stop: run it again to go on. Else what a step raises; steps that are done stay done.
-pub fn run(harness: &Harness, workspace: &Workspace, device: Device, hooks: &mut Hooks) -> Result<Vec<PathBuf>> {
-    let mut runner = Runner { harness, workspace, device, done: 0, of: count(harness), results: Results::default() };
-    for dataset in &harness.datasets {
-        for &seed in &harness.seeds {
-            runner.split(dataset, seed, hooks)?;
-        }
-    }
-    tables::write_all(workspace.root(), &runner.results)
-}
-
-/// Steps of a grid.
-fn count(harness: &Harness) -> usize {
-    let columns = harness.seeds.len() * harness.datasets.len() * harness.backbones.len();
-    harness.seeds.len() * harness.datasets.len() + columns * (2 + 2 * harness.methods.len())
-}
-
-struct Runner<'a> {
-    harness: &'a Harness,
-    workspace: &'a Workspace,
-    device: Device,
-    done: usize,
-    of: usize,
-    results: Results,
-}
-
-/// What every cell of a column starts from.
-#[derive(Clone, Copy)]
-struct Start<'a> {
-    train: &'a Key,
-    original: &'a Path,
-    stage_one: &'a Key,
-    stage_one_folder: &'a Path,
-}
-
-/// Images that are read at most once, and only if a step needs them.
-struct Lazy<'a> {
-    entry: &'a DatasetEntry,
-    seed: u64,
-    scratch: PathBuf,
-    split: Option<Split>,
-}
-
-impl Lazy<'_> {
-    fn get(&mut self, hooks: &mut Hooks) -> Result<&Split> {
-        if self.split.is_none() {
-            let mut show = |progress| (hooks.report)(&GridEvent::Images(progress));
-            self.split = Some(data::read(self.entry, self.seed, &self.scratch, &mut show)?);
-        }
-        self.split.as_ref().ok_or_else(|| Error::unexpected("images were read and are not there"))
-    }
-}
-
-impl Runner<'_> {
-    /// Says that a step begins or is done, and counts it.
-    fn tell(&mut self, name: &str, skipped: bool, hooks: &mut Hooks) -> Result<()> {
-        if hooks.stop.load(std::sync::atomic::Ordering::SeqCst) {
+    /// # Errors
+    /// Interrupted, when the caller wants to stop.
+    pub(super) fn go_on(&self) -> Result<()> {
+        if self.stop.load(Ordering::SeqCst) {
             return Err(
                 Error::interrupted("interrupted; everything that is done is kept").help("run the same command again to go on")
             );
         }
-        (hooks.report)(&GridEvent::Step { name, done: self.done, of: self.of, skipped });
-        self.done += 1;
-        Ok(())
-    }
-
-    /// All columns of one data set and seed.
-    fn split(&mut self, entry: &DatasetEntry, seed: u64, hooks: &mut Hooks) -> Result<()> {
-        let inputs = serde_json::to_string(entry).map_err(Error::unexpected)?;
-        let drawn = data::fingerprint(&entry.source)?;
-        let key = Key::new(format!("data-{}-{seed}", entry.name), &[&inputs, &drawn]);
-        // By what is drawn, so that other drawings are never taken for these; and by a name that leads nowhere else.
-        let scratch = self.workspace.root().join("images").join(Key::new(entry.name.clone(), &[&drawn]).folder());
-        let mut images = Lazy { entry, seed, scratch, split: None };
-        self.tell(&key.name, self.workspace.done::<SplitRecord>(&key)?.is_some(), hooks)?;
-        let record = self.workspace.step(&key, |folder| {
-            let split = images.get(hooks)?;
-            let write = |name: &str, set: &crate::data::ImageSet, role: &str| {
-                let all: Vec<usize> = (0..set.len()).collect();
-                crate::data::splits::write_indices(&folder.join(name), set, &[(role, &all)])
-            };
-            write("forget.csv", &split.forget, "forget")?;
-            write("retain.csv", &split.retain, "retain")?;
-            write("probe.csv", &split.probe, "probe")?;
-            Ok(split.record())
-        })?;
-        self.results.splits.push(SplitRow {
-            dataset: entry.name.clone(),
-            seed,
-            images: [record.result.n_forget, record.result.n_retain, record.result.n_probe],
-            classes: record.result.classes,
-            forgetting: entry.forget_classes.clone(),
-        });
-        for &backbone in &self.harness.backbones {
-            let column = Column { dataset: entry.name.clone(), backbone, seed, data: key.clone() };
-            self.column(&column, &record.result, &mut images, hooks)?;
-        }
-        Ok(())
-    }
-
-    fn column(&mut self, column: &Column, record: &SplitRecord, images: &mut Lazy, hooks: &mut Hooks) -> Result<()> {
-        let (harness, workspace, device) = (self.harness, self.workspace, self.device);
-        let train = column.train_key(harness, record, device)?;
-        self.tell(&train.name, workspace.done::<Trained>(&train)?.is_some(), hooks)?;
-        let trained = workspace.step(&train, |folder| {
-            let split = images.get(hooks)?;
-            steps::train_original(column, &train, &harness.training(column.seed), split, folder, device, hooks)
-        })?;
-        let original = steps::model_file(&workspace.folder(&train));
-        self.results.unlearned.push(UnlearnRow::original(
-            column.row(),
-            trained.result.train_accuracy,
-            trained.result.test_accuracy,
-        ));
-
-        let stage_one = column.stage_one_key(harness, device)?;
-        self.tell(&stage_one.name, workspace.done::<Attacked>(&stage_one)?.is_some(), hooks)?;
-        workspace
-            .step(&stage_one, |folder| steps::stage_one(column, harness, &original, images.get(hooks)?, folder, device, hooks))?;
-        let stage_one_folder = workspace.folder(&stage_one);
-
-        for name in &harness.methods {
-            let method = unlearn::method(name)?;
-            let start = Start { train: &train, original: &original, stage_one: &stage_one, stage_one_folder: &stage_one_folder };
-            self.cell(column, method, record, &start, images, hooks)?;
-        }
-        Ok(())
-    }
-
-    fn cell(
-        &mut self,
-        column: &Column,
-        method: &dyn Method,
-        record: &SplitRecord,
-        start: &Start,
-        images: &mut Lazy,
-        hooks: &mut Hooks,
-    ) -> Result<()> {
-        let (harness, workspace, device) = (self.harness, self.workspace, self.device);
-        let Start { train, original, stage_one, stage_one_folder } = *start;
-        let cell = harness.unlearning(&column.dataset, column.backbone, method, column.seed);
-        let step = column.unlearn_key(method, &cell, train, device)?;
-        self.tell(&step.name, workspace.done::<UnlearnedModel>(&step)?.is_some(), hooks)?;
-        let made = workspace.step(&step, |folder| {
-            let split = images.get(hooks)?;
-            steps::unlearn(column, &step, method, &cell, original, split, folder, device, hooks)
-        })?;
-        let model = steps::model_file(&workspace.folder(&step));
-        let trains = method.heeds().contains(&Setting::Train);
-        let strength = made.result.strength.as_ref();
-        let chosen = |setting: &str| strength.filter(|(name, _)| name == setting).map(|(_, value)| *value);
-        let settings = &cell.settings;
-        let rate = chosen("learning_rate").unwrap_or(settings.train.learning_rate);
-        let forgetting = harness.datasets.iter().find(|entry| entry.name == column.dataset).map_or(1, |e| e.forget_classes.len());
-        self.results.methods.push(MethodRow {
-            dataset: column.dataset.clone(),
-            backbone: column.backbone.to_string(),
-            method: method.name().to_string(),
-            seed: column.seed,
-            per_class: record.n_forget / forgetting.max(1),
-            training: trains.then_some((settings.train.epochs, rate)),
-            alpha: method.heeds().contains(&Setting::Alpha).then(|| chosen("alpha").unwrap_or(settings.alpha)),
-            calibrated: cell.calibrate.is_some(),
-        });
-        self.results.unlearned.push(UnlearnRow::of(
-            column.row(),
-            method.name(),
-            &made.result.scores,
-            made.result.strength.as_ref(),
-        ));
-
-        let attack = column.attack_key(harness, method, &step, stage_one)?;
-        self.tell(&attack.name, workspace.done::<Attacked>(&attack)?.is_some(), hooks)?;
-        let attacked = workspace.step(&attack, |folder| {
-            let (split, variants) = (images.get(hooks)?, steps::variants(harness));
-            let from = Some(stage_one_folder);
-            steps::attack(column, harness, method.name(), &model, split, folder, from, &variants, device, hooks)
-        })?;
-        // What a resumed attack needs goes when it is done, and not before: whoever is killed in between has either the one or the other.
-        let state = workspace.folder(&attack).join("state");
-        if state.exists() {
-            std::fs::remove_dir_all(&state).map_err(|error| Error::io(&state, &error))?;
-        }
-        self.results
-            .cells
-            .extend(attacked.result.records.into_iter().zip(attacked.result.right).map(|(record, right)| Cell { record, right }));
         Ok(())
     }
 }
 
-impl Column {
-    fn row(&self) -> tables::Row<'_> {
-        tables::Row { dataset: &self.dataset, backbone: self.backbone.to_string(), seed: self.seed }
+/// Runs what of a grid is not done yet, then writes all tables into the folder. Gives the tables' file names. With `workers`, several
+/// steps run at once; results are the same.
+///
+/// # Errors
+/// Interrupted, when it was asked to stop: run it again to go on. Else what a step raises; steps that are done stay done.
+pub fn run(
+    harness: &Harness,
+    workspace: &Workspace,
+    device: Device,
+    workers: Option<&Workers>,
+    hooks: &mut Hooks,
+) -> Result<Vec<PathBuf>> {
+    let splits = harness.datasets.len() * harness.seeds.len();
+    let of = splits * (1 + plan::steps_per_split(harness));
+    let mut images = Images { harness, workspace, fingerprints: BTreeMap::new(), kept: None };
+    let mut read = Vec::new();
+    for entry in 0..harness.datasets.len() {
+        for &seed in &harness.seeds {
+            let key = images.key(entry, seed)?;
+            hooks.go_on()?;
+            let skipped = workspace.done::<SplitRecord>(&key)?.is_some();
+            (hooks.report)(&GridEvent::Step { name: &key.name, done: read.len(), of, skipped });
+            let record = workspace.step(&key, |folder| images.write_indices(entry, seed, folder, hooks))?.result;
+            read.push((entry, seed, key, record));
+        }
+    }
+    let plan = Plan::of(harness, &read, device)?;
+    match workers {
+        Some(workers) => workers::run(&plan, workspace, workers, splits, hooks)?,
+        None => {
+            for (place, step) in plan.steps.iter().enumerate() {
+                hooks.go_on()?;
+                let skipped = settled(workspace, step)?;
+                (hooks.report)(&GridEvent::Step { name: &step.key.name, done: splits + place, of, skipped });
+                if !skipped {
+                    execute(harness, workspace, &plan, step, device, &mut images, hooks)?;
+                    (hooks.report)(&GridEvent::Finished { name: &step.key.name });
+                }
+            }
+        }
+    }
+    tables::write_all(workspace.root(), &gather(harness, workspace, &plan)?)
+}
+
+/// Runs one step of a grid, whose name and hash is `wanted`, as a worker. All that it needs has to be done.
+///
+/// # Errors
+/// Usage, when the grid has no such step; what the step raises.
+pub fn run_step(harness: &Harness, workspace: &Workspace, wanted: &str, device: Device, hooks: &mut Hooks) -> Result<()> {
+    let mut images = Images { harness, workspace, fingerprints: BTreeMap::new(), kept: None };
+    let mut read = Vec::new();
+    for entry in 0..harness.datasets.len() {
+        for &seed in &harness.seeds {
+            let key = images.key(entry, seed)?;
+            // Other data sets may not be read yet: their steps are not wanted either.
+            if let Some(done) = workspace.done::<SplitRecord>(&key)? {
+                read.push((entry, seed, key, done.result));
+            }
+        }
+    }
+    let plan = Plan::of(harness, &read, device)?;
+    let step = plan.steps.iter().find(|step| step.key.folder() == wanted);
+    let step = step.ok_or_else(|| Error::usage(format!("the grid has no step {wanted} now")))?;
+    execute(harness, workspace, &plan, step, device, &mut images, hooks)
+}
+
+/// Whether a step was finished, by whomever.
+pub(super) fn is_done(workspace: &Workspace, step: &Step) -> Result<bool> {
+    Ok(match step.work {
+        Work::Original => workspace.done::<Trained>(&step.key)?.is_some(),
+        Work::ProbeOnly | Work::Unlearn { .. } => workspace.done::<UnlearnedModel>(&step.key)?.is_some(),
+        Work::StageOne { .. } | Work::SelfTraining { .. } | Work::Attack { .. } => {
+            workspace.done::<Attacked>(&step.key)?.is_some()
+        }
+    })
+}
+
+/// Whether a step was finished; if so, nothing is left of what only an unfinished one needs.
+pub(super) fn settled(workspace: &Workspace, step: &Step) -> Result<bool> {
+    let done = is_done(workspace, step)?;
+    if done && matches!(step.work, Work::SelfTraining { .. } | Work::Attack { .. }) {
+        forget_state(&workspace.folder(&step.key))?;
+    }
+    Ok(done)
+}
+
+fn execute(
+    harness: &Harness,
+    workspace: &Workspace,
+    plan: &Plan,
+    step: &Step,
+    device: Device,
+    images: &mut Images,
+    hooks: &mut Hooks,
+) -> Result<()> {
+    let column = plan.columns.get(step.column).ok_or_else(|| Error::unexpected("a step without a column"))?;
+    let split = images.get(column.entry, column.seed, hooks)?;
+    let folder_of = |place: usize| -> Result<PathBuf> {
+        let step = plan.steps.get(place).ok_or_else(|| Error::unexpected("a step that is not in the plan"))?;
+        Ok(workspace.folder(&step.key))
+    };
+    let model_of = |place: usize| folder_of(place).map(|folder| steps::model_file(&folder));
+    let (key, folder) = (&step.key, workspace.folder(&step.key));
+    let site = Site { harness, column, step: key, split, folder: &folder, device };
+    match step.work {
+        Work::Original => drop(workspace.step(key, |_| steps::train_original(&site, hooks))?),
+        Work::ProbeOnly => drop(workspace.step(key, |_| steps::train_probe_only(&site, hooks))?),
+        Work::Unlearn { method, from } => {
+            let original = from.map(model_of).transpose()?;
+            drop(workspace.step(key, |_| steps::unlearn(method, original.as_deref(), &site, hooks))?);
+        }
+        Work::StageOne { original } => {
+            let original = model_of(original)?;
+            drop(workspace.step(key, |_| steps::stage_one(&original, &site, hooks))?);
+        }
+        Work::SelfTraining { original, stage_one } => {
+            let (original, first) = (model_of(original)?, folder_of(stage_one)?);
+            drop(workspace.step(key, |_| steps::self_training(&original, &first, &site, hooks))?);
+            forget_state(&folder)?;
+        }
+        Work::Attack { target, model, stage_one } => {
+            let (model, first) = (model_of(model)?, folder_of(stage_one)?);
+            drop(workspace.step(key, |_| steps::attack_all(target, &model, &first, &site, hooks))?);
+            forget_state(&folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a resumed attack needs goes when it is done, and not before: whoever is killed in between has either the one or the other.
+fn forget_state(folder: &Path) -> Result<()> {
+    let state = folder.join("state");
+    if state.exists() {
+        std::fs::remove_dir_all(&state).map_err(|error| Error::io(&state, &error))?;
+    }
+    Ok(())
+}
+
+/// The images of the grid, of which the last used are kept. They are read when a step needs them, and not before.
+struct Images<'a> {
+    harness: &'a Harness,
+    workspace: &'a Workspace,
+    /// By data set: looking at all files of one takes a while.
+    fingerprints: BTreeMap<usize, String>,
+    kept: Option<((usize, u64), Split)>,
+}
+
+impl Images<'_> {
+    fn entry(&self, entry: usize) -> Result<&DatasetEntry> {
+        self.harness.datasets.get(entry).ok_or_else(|| Error::unexpected("a data set that is not in the grid"))
+    }
+
+    fn fingerprint(&mut self, place: usize) -> Result<String> {
+        if let Some(known) = self.fingerprints.get(&place) {
+            return Ok(known.clone());
+        }
+        let found = data::fingerprint(&self.entry(place)?.source)?;
+        self.fingerprints.insert(place, found.clone());
+        Ok(found)
+    }
+
+    fn key(&mut self, place: usize, seed: u64) -> Result<Key> {
+        let fingerprint = self.fingerprint(place)?;
+        let entry = self.entry(place)?;
+        let inputs = serde_json::to_string(entry).map_err(Error::unexpected)?;
+        Ok(Key::new(format!("data-{}-{seed}", entry.name), &[&inputs, &fingerprint]))
+    }
+
+    fn get(&mut self, place: usize, seed: u64, hooks: &mut Hooks) -> Result<&Split> {
+        if self.kept.as_ref().is_none_or(|(key, _)| *key != (place, seed)) {
+            let fingerprint = self.fingerprint(place)?;
+            let entry = self.entry(place)?;
+            // By what is drawn, so that other drawings are never taken for these; and by a name that leads nowhere else.
+            let drawn = Key::new(entry.name.clone(), &[&fingerprint]);
+            let scratch = self.workspace.root().join("images").join(drawn.folder());
+            let mut show = |progress| (hooks.report)(&GridEvent::Images(progress));
+            let split = data::read(entry, seed, &scratch, &mut show)?;
+            self.kept = Some(((place, seed), split));
+        }
+        self.kept.as_ref().map(|(_, split)| split).ok_or_else(|| Error::unexpected("images were read and are not there"))
+    }
+
+    /// Writes which image is in which set, so that a split can be audited.
+    fn write_indices(&mut self, entry: usize, seed: u64, folder: &Path, hooks: &mut Hooks) -> Result<SplitRecord> {
+        let split = self.get(entry, seed, hooks)?;
+        for (name, set, role) in [
+            ("forget.csv", &split.forget, "forget"),
+            ("retain.csv", &split.retain, "retain"),
+            ("probe.csv", &split.probe, "probe"),
+        ] {
+            let all: Vec<usize> = (0..set.len()).collect();
+            crate::data::splits::write_indices(&folder.join(name), set, &[(role, &all)])?;
+        }
+        Ok(split.record())
     }
 }

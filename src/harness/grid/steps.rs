@@ -1,14 +1,16 @@
-//! What each step of a grid does, and what its result depends on.
+//! What each step of a grid does.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CellUnlearn, Harness};
-use super::data::{Split, SplitRecord};
+use super::column::{Column, variants};
+use super::config::Harness;
+use super::data::Split;
+use super::plan::Target;
 use super::run::{Hooks, Stage};
 use super::store::Key;
-use crate::attack::{AttackSettings, Progress, Variant};
+use crate::attack::{Progress, Variant};
 use crate::data::{Augment, Batches, ImageSet};
 use crate::error::{Error, Place, Result};
 use crate::graph::Model;
@@ -16,85 +18,14 @@ use crate::harness::audit::{self, Audit};
 use crate::harness::results::{self, Described};
 use crate::harness::unlearning::Scored;
 use crate::metrics::accuracy;
-use crate::nets::{self, Backbone, InputShape};
+use crate::nets::{self, InputShape};
+use crate::report::verdict::SELF_TRAINING;
 use crate::report::{Record, Scores};
-use crate::tensor::{Device, device_name, threads};
+use crate::tensor::Device;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::samples::resident;
-use crate::train::{self, Control, TrainSettings};
-use crate::unlearn::{Calibration, Method, Sets, Setting, Start, Unlearned, calibrate};
-
-/// Where computation happens is part of every result: another device or number of threads gives other last bits.
-pub(super) fn compute(device: Device) -> String {
-    format!("{} {}", device_name(device), threads())
-}
-
-fn json<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(Error::unexpected)
-}
-
-/// One data set, backbone and seed.
-#[derive(Debug, Clone)]
-pub(super) struct Column {
-    pub dataset: String,
-    pub backbone: Backbone,
-    pub seed: u64,
-    pub data: Key,
-}
-
-impl Column {
-    fn name(&self, what: &str) -> String {
-        format!("{what}-{}-{}-{}", self.dataset, self.backbone, self.seed)
-    }
-
-    /// The step that trains the original model.
-    pub(super) fn train_key(&self, harness: &Harness, record: &SplitRecord, device: Device) -> Result<Key> {
-        let settings = json(&harness.training(self.seed))?;
-        Ok(Key::new(self.name("train"), &[&self.data.hash, &json(record)?, &settings, &compute(device)]))
-    }
-
-    /// The step that unlearns. Retraining does not depend on the original.
-    pub(super) fn unlearn_key(&self, method: &dyn Method, cell: &CellUnlearn, train: &Key, device: Device) -> Result<Key> {
-        let start = if method.needs().start == Start::Fresh { &self.data.hash } else { &train.hash };
-        let name = self.name(&format!("unlearn-{}", method.name().to_lowercase()));
-        Ok(Key::new(name, &[start, &json(cell)?, &compute(device)]))
-    }
-
-    /// The attack's settings in this column.
-    pub(super) fn attack(&self, harness: &Harness) -> AttackSettings {
-        AttackSettings { seed: self.seed, backbone: self.backbone, ..harness.attack.clone() }
-    }
-
-    /// The step that pretrains the attack model: stage 1 does not depend on what is attacked, nor on the settings of stage 2.
-    pub(super) fn stage_one_key(&self, harness: &Harness, device: Device) -> Result<Key> {
-        let settings = self.attack(harness);
-        let defaults = AttackSettings::default();
-        let first = AttackSettings {
-            mutual: defaults.mutual,
-            iterations: 0,
-            patience: defaults.patience,
-            stop: defaults.stop,
-            confidence_threshold: defaults.confidence_threshold,
-            disagreement_share: defaults.disagreement_share,
-            mixup_alpha: defaults.mixup_alpha,
-            variant: Variant::P,
-            ..settings
-        };
-        Ok(Key::new(self.name("stage-one"), &[&self.data.hash, &json(&first)?, &compute(device)]))
-    }
-
-    /// The step that attacks one unlearned model.
-    pub(super) fn attack_key(&self, harness: &Harness, method: &dyn Method, unlearn: &Key, stage_one: &Key) -> Result<Key> {
-        let name = self.name(&format!("attack-{}", method.name().to_lowercase()));
-        let settings = json(&(self.attack(harness), variants(harness)))?;
-        Ok(Key::new(name, &[&unlearn.hash, &stage_one.hash, &settings]))
-    }
-}
-
-/// The variants of the attack that a grid runs.
-pub(super) fn variants(harness: &Harness) -> Vec<Variant> {
-    if harness.ablation { Variant::ALL.to_vec() } else { vec![harness.attack.variant] }
-}
+use crate::train::{self, Control};
+use crate::unlearn::{Calibration, Method, Sets, Setting, Unlearned, calibrate};
 
 /// What is kept of a trained original model.
 #[derive(Debug, Serialize, Deserialize)]
@@ -130,11 +61,22 @@ pub(super) fn model_file(folder: &Path) -> std::path::PathBuf {
     folder.join("model.onnx")
 }
 
-fn fresh(column: &Column, split: &Split, device: Device) -> Result<Model> {
-    let set = &split.probe;
+/// Where a step works, and with what.
+pub(super) struct Site<'a> {
+    pub harness: &'a Harness,
+    pub column: &'a Column,
+    pub step: &'a Key,
+    pub split: &'a Split,
+    /// Its folder, which may hold what an interrupted run left.
+    pub folder: &'a Path,
+    pub device: Device,
+}
+
+fn fresh(site: &Site) -> Result<Model> {
+    let set = &site.split.probe;
     let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
-    let proto = nets::classifier(column.backbone, input, set.classes.len(), column.seed)?;
-    Model::from_proto("new model", proto, device)
+    let proto = nets::classifier(site.column.backbone, input, set.classes.len(), site.column.seed)?;
+    Model::from_proto("new model", proto, site.device)
 }
 
 fn augmentation(wanted: bool) -> Augment {
@@ -149,16 +91,17 @@ fn accuracy_of(model: &Model, set: &ImageSet, split: &Split) -> Result<f64> {
 }
 
 /// Saves a model with what it came from; gives the file's SHA-256.
-fn save(model: &Model, folder: &Path, step: &Key) -> Result<String> {
-    let path = model_file(folder);
+fn save(model: &Model, site: &Site) -> Result<String> {
+    let path = model_file(site.folder);
+    let step = site.step;
     model.save(&path, &[("version", env!("CARGO_PKG_VERSION")), ("step", &step.name), ("step_sha256", &step.hash)])?;
     Ok(Model::open(&path, Device::Cpu)?.sha256().to_string())
 }
 
 /// Runs `work` with a checkpoint that goes when it is done.
-fn checkpointed<T>(folder: &Path, step: &Key, hooks: &mut Hooks, work: impl FnOnce(&mut Control) -> Result<T>) -> Result<T> {
-    let path = folder.join("training.checkpoint.safetensors");
-    let checkpoint = Checkpoint { path: path.clone(), every: 1, fingerprint: step.hash.clone() };
+fn checkpointed<T>(site: &Site, hooks: &mut Hooks, work: impl FnOnce(&mut Control) -> Result<T>) -> Result<T> {
+    let path = site.folder.join("training.checkpoint.safetensors");
+    let checkpoint = Checkpoint { path: path.clone(), every: 1, fingerprint: site.step.hash.clone() };
     let stop = hooks.stop;
     let mut show = |event: &train::Event| hooks.stage(Stage::Training(event));
     let result = work(&mut Control { on_event: Some(&mut show), stop: Some(stop), checkpoint: Some(checkpoint) })?;
@@ -168,43 +111,47 @@ fn checkpointed<T>(folder: &Path, step: &Key, hooks: &mut Hooks, work: impl FnOn
     }
 }
 
-/// Trains an original model.
-pub(super) fn train_original(
-    column: &Column,
-    step: &Key,
-    (settings, augment): &(TrainSettings, bool),
-    split: &Split,
-    folder: &Path,
-    device: Device,
-    hooks: &mut Hooks,
-) -> Result<Trained> {
-    let model = fresh(column, split, device)?;
-    let images = Batches::new(&split.train, &split.adapter, device)?;
-    let samples = resident(&images, &split.train.label_list()?, model.classes(), augmentation(*augment))?;
-    checkpointed(folder, step, hooks, |control| train::fit(&model, &samples, settings, control))?;
+/// Trains a fresh model on a set as original models are trained.
+fn train_on(set: &ImageSet, site: &Site, hooks: &mut Hooks) -> Result<Model> {
+    let (settings, augment) = site.harness.training(site.column.seed);
+    let model = fresh(site)?;
+    let images = Batches::new(set, &site.split.adapter, site.device)?;
+    let samples = resident(&images, &set.label_list()?, model.classes(), augmentation(augment))?;
+    checkpointed(site, hooks, |control| train::fit(&model, &samples, &settings, control))?;
+    Ok(model)
+}
+
+/// Trains an original model, on D_t.
+pub(super) fn train_original(site: &Site, hooks: &mut Hooks) -> Result<Trained> {
+    let split = site.split;
+    let model = train_on(&split.train, site, hooks)?;
     Ok(Trained {
         train_accuracy: accuracy_of(&model, &split.train, split)?,
         test_accuracy: accuracy_of(&model, &split.probe, split)?,
-        model_sha256: save(&model, folder, step)?,
+        model_sha256: save(&model, site)?,
     })
 }
 
-/// Unlearns from an original model, or trains anew.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn unlearn(
-    column: &Column,
-    step: &Key,
-    method: &dyn Method,
-    cell: &CellUnlearn,
-    original: &Path,
-    split: &Split,
-    folder: &Path,
-    device: Device,
-    hooks: &mut Hooks,
-) -> Result<UnlearnedModel> {
-    let model = match method.needs().start {
-        Start::Fresh => fresh(column, split, device)?,
-        Start::Original => Model::open(original, device)?,
+/// Trains a model on D_p alone. It has no test set: the probing images are what it knows.
+pub(super) fn train_probe_only(site: &Site, hooks: &mut Hooks) -> Result<UnlearnedModel> {
+    let split = site.split;
+    let model = train_on(&split.probe, site, hooks)?;
+    let scored = Scored { forget: &split.forget, retain: &split.retain, test: None, adapter: &split.adapter };
+    Ok(UnlearnedModel {
+        scores: scored.score(&model)?,
+        strength: None,
+        notes: serde_json::Value::Null,
+        model_sha256: save(&model, site)?,
+    })
+}
+
+/// Unlearns from an original model, or trains anew where there is none.
+pub(super) fn unlearn(method: &dyn Method, original: Option<&Path>, site: &Site, hooks: &mut Hooks) -> Result<UnlearnedModel> {
+    let &Site { harness, column, split, device, .. } = site;
+    let cell = harness.unlearning(&column.dataset, column.backbone, method, column.seed);
+    let model = match original {
+        None => fresh(site)?,
+        Some(path) => Model::open(path, device)?,
     };
     let images = [&split.retain, &split.forget].map(|set| Batches::new(set, &split.adapter, device));
     let [retain_images, forget_images] = images;
@@ -213,7 +160,7 @@ pub(super) fn unlearn(
     let forget = resident(&forget_images, &split.forget.label_list()?, model.classes(), Augment::NONE)?;
     let sets = Sets { retain: Some(&retain), forget: Some(&forget) };
     let (calibration, outcome): (Option<Calibration>, Unlearned) = match &cell.calibrate {
-        None => (None, checkpointed(folder, step, hooks, |control| method.run(&model, &sets, &cell.settings, control))?),
+        None => (None, checkpointed(site, hooks, |control| method.run(&model, &sets, &cell.settings, control))?),
         Some(candidates) => {
             let stop = hooks.stop;
             let mut show = |event: &train::Event| hooks.stage(Stage::Training(event));
@@ -235,37 +182,36 @@ pub(super) fn unlearn(
         scores: scored.score(&model)?,
         strength,
         notes: serde_json::json!({ "calibration": calibration, "outcome": outcome.notes, "settings": cell }),
-        model_sha256: save(&model, folder, step)?,
+        model_sha256: save(&model, site)?,
     })
 }
 
 /// Pretrains the attack model, by an audit that goes no further.
-pub(super) fn stage_one(
-    column: &Column,
-    harness: &Harness,
-    original: &Path,
-    split: &Split,
-    folder: &Path,
-    device: Device,
-    hooks: &mut Hooks,
-) -> Result<Attacked> {
-    attack(column, harness, "original", original, split, folder, None, &[Variant::P], device, hooks)
+pub(super) fn stage_one(original: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
+    attack("original", original, None, &[Variant::P], site, hooks)
 }
 
-/// Attacks one model.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn attack(
-    column: &Column,
-    harness: &Harness,
-    method: &str,
+/// Lets the attack model teach itself. The audit has a model to compare with, which is nobody's here: what concerns it stays empty.
+pub(super) fn self_training(original: &Path, stage_one: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
+    let mut attacked = attack(SELF_TRAINING, original, Some(stage_one), &[Variant::PA], site, hooks)?;
+    attacked.records = attacked.records.into_iter().map(Record::without_model).collect();
+    Ok(attacked)
+}
+
+/// Attacks one model with all of the grid's variants.
+pub(super) fn attack_all(target: Target, model: &Path, stage_one: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
+    attack(target.name(), model, Some(stage_one), &variants(site.harness), site, hooks)
+}
+
+fn attack(
+    name: &str,
     model: &Path,
-    split: &Split,
-    folder: &Path,
     stage_one_of: Option<&Path>,
     variants: &[Variant],
-    device: Device,
+    site: &Site,
     hooks: &mut Hooks,
 ) -> Result<Attacked> {
+    let &Site { harness, column, split, folder, device, .. } = site;
     let model = Model::open(model, device).at(|| model.display())?;
     let settings = column.attack(harness);
     let audit = Audit {
@@ -283,7 +229,8 @@ pub(super) fn attack(
     let mut show = |progress: &Progress| hooks.stage(Stage::Attack(progress));
     let outcome = audit::run(&audit, &mut show, stop)?;
     let backbone = column.backbone.to_string();
-    let described = Described { dataset: &column.dataset, backbone: &backbone, method, device, parity: None, notes: Vec::new() };
+    let described =
+        Described { dataset: &column.dataset, backbone: &backbone, method: name, device, parity: None, notes: Vec::new() };
     let mut notes = Vec::new();
     if outcome.shared_images > 0 {
         notes.push(format!("{} forget images are in the probing set as well", outcome.shared_images));

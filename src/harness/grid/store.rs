@@ -10,12 +10,18 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Place, Result};
 use crate::files;
 
-/// A folder that this process alone works in.
+/// A folder that one run works in, by itself or through worker processes.
 pub struct Workspace {
     root: PathBuf,
     /// Held as long as the process lives; the system lets go of it however that ends.
     _lock: File,
 }
+
+/// Locked by the run that has the folder.
+const RUN: &str = "lock";
+
+/// Shared by the run's workers, which may outlive it for the moment that they need to save.
+const WORKERS: &str = "workers.lock";
 
 /// What a finished step left.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,22 +35,35 @@ pub(super) struct Done<T> {
 }
 
 impl Workspace {
-    /// Opens or makes a folder.
+    /// Opens or makes a folder, for one run alone. Waits for workers of a run that was killed.
     ///
     /// # Errors
     /// Usage, when another run is at work in it.
     pub fn open(root: &Path) -> Result<Workspace> {
         std::fs::create_dir_all(root.join("steps")).map_err(|error| Error::io(root, &error))?;
-        let path = root.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
-        let lock = lock.map_err(|error| Error::io(&path, &error))?;
+        let lock = lock_file(root, RUN)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Workspace { root: root.to_path_buf(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(Error::usage("another run is at work in this folder")
-                .at(root.display())
-                .help("wait for it to end, or choose another --out")),
-            Err(TryLockError::Error(error)) => Err(Error::io(&path, &error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::usage("another run is at work in this folder")
+                    .at(root.display())
+                    .help("wait for it to end, or choose another --out"));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(&root.join(RUN), &error)),
         }
+        let workers = lock_file(root, WORKERS)?;
+        workers.lock().map_err(|error| Error::io(&root.join(WORKERS), &error))?;
+        Ok(Workspace { root: root.to_path_buf(), _lock: lock })
+    }
+
+    /// Opens a folder as a worker of the run that has it.
+    ///
+    /// # Errors
+    /// Unexpected, where the folder is not there.
+    pub fn join(root: &Path) -> Result<Workspace> {
+        let lock = lock_file(root, WORKERS)?;
+        lock.lock_shared().map_err(|error| Error::io(&root.join(WORKERS), &error))?;
+        Ok(Workspace { root: root.to_path_buf(), _lock: lock })
     }
 
     /// The folder.
@@ -91,6 +110,11 @@ impl Workspace {
         files::write(&folder.join("done.json"), &serde_json::to_vec_pretty(&done).map_err(Error::unexpected)?)?;
         Ok(done)
     }
+}
+
+fn lock_file(root: &Path, name: &str) -> Result<File> {
+    let path = root.join(name);
+    File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| Error::io(&path, &error))
 }
 
 /// Removes hidden files that a process left which was killed while it wrote them.

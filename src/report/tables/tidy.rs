@@ -4,7 +4,7 @@ use super::Table;
 use crate::report::Record;
 use crate::report::csv::{number, text};
 
-const COLUMNS: [&str; 36] = [
+const COLUMNS: [&str; 41] = [
     "dataset",
     "backbone",
     "method",
@@ -25,7 +25,11 @@ const COLUMNS: [&str; 36] = [
     "r_i_low",
     "r_i_high",
     "excess",
+    "excess_low",
+    "excess_high",
+    "excess_p",
     "excess_u",
+    "excess_self",
     "agreement_rate",
     "iterations",
     "stop_reason",
@@ -35,6 +39,7 @@ const COLUMNS: [&str; 36] = [
     "forget_sha256",
     "probe_sha256",
     "adapter_sha256",
+    "control",
     "control_sha256",
     "device",
     "threads",
@@ -44,7 +49,7 @@ const COLUMNS: [&str; 36] = [
 ];
 
 /// Changes when a column changes its meaning.
-const SCHEMA: &str = "2";
+const SCHEMA: &str = "3";
 
 /// Makes the table.
 pub fn make(records: &[Record]) -> Table {
@@ -62,7 +67,8 @@ fn overall(record: &Record) -> Vec<String> {
     let r = record;
     row.extend([r.acc_u, r.acc_a_last, r.acc_a_best, r.acc_u_after, r.acc_u_best].map(number));
     row.extend([r.r_i, r.r_r, r.a_r, r.a_r_geometric, r.r_i_low, r.r_i_high].map(number));
-    row.extend([r.excess, r.excess_u, Some(r.agreement_rate)].map(number));
+    row.extend([r.excess, r.excess_low, r.excess_high, r.excess_p, r.excess_u, r.excess_self].map(number));
+    row.push(number(Some(r.agreement_rate)));
     row.extend([r.iterations.to_string(), r.stop_reason.clone()]);
     row.extend(provenance(record));
     row
@@ -85,6 +91,7 @@ fn provenance(record: &Record) -> Vec<String> {
     let hashes = [&p.settings_sha256, &p.model_sha256, &p.forget_sha256, &p.probe_sha256, &p.adapter_sha256].map(Clone::clone);
     let mut cells = vec![p.seed.to_string()];
     cells.extend(hashes);
+    cells.push(text(record.control.as_deref().unwrap_or_default()));
     cells.push(record.control_sha256.clone().unwrap_or_default());
     cells.extend([p.device.clone(), p.threads.to_string(), p.cmira.clone(), p.libtorch.clone(), SCHEMA.to_string()]);
     cells

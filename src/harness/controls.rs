@@ -1,0 +1,143 @@
+//! What an audit compares its attack with: the same attack on a model that never saw the forget images, and the attack model teaching itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::attack::cmira::{self, Evidence};
+use crate::attack::{Progress, Variant};
+use crate::data::Batches;
+use crate::error::{Error, Result};
+use crate::harness::audit::{Audit, Outcome};
+use crate::harness::results::{self, Summary};
+use crate::metrics::{accuracy, paired};
+use crate::report::verdict::{SELF_TRAINING, verdict};
+use crate::tensor::{compute_name, derive_seed};
+use crate::train::checkpoint::Checkpoint;
+use crate::train::{self, Control};
+
+/// Whether a control means anything: without a teacher there is nothing to take its place, and without labels nothing to compare.
+pub fn wanted(audit: &Audit) -> bool {
+    let taught = audit.variants.iter().any(|variant| matches!(variant, Variant::PU | Variant::PUA));
+    taught && audit.forget.labels.iter().any(Option::is_some)
+}
+
+/// A control that was made for an audit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProbeOnly {
+    /// A hash of what its weights depend on.
+    identity: String,
+    /// Its accuracy on the images that it was trained on, percent. A control that learned little excuses nothing.
+    pub probe_accuracy: f64,
+}
+
+/// Trains the audited graph from fresh weights on the probing set alone, with the settings of stage 1, and saves it as `probe_only.onnx` in
+/// `folder`. A model that was made there for the same audit is kept.
+///
+/// # Errors
+/// Interrupted, with a checkpoint; what training raises.
+pub fn train_probe_only(
+    audit: &Audit,
+    folder: &Path,
+    report: &mut dyn FnMut(&Progress),
+    stop: &AtomicBool,
+) -> Result<(PathBuf, ProbeOnly)> {
+    let (path, made_for) = (folder.join("probe_only.onnx"), folder.join("probe_only.json"));
+    let identity = identity(audit)?;
+    match std::fs::read(&made_for) {
+        Ok(bytes) => match serde_json::from_slice::<ProbeOnly>(&bytes) {
+            Ok(found) if found.identity == identity && path.exists() => return Ok((path, found)),
+            // Of another audit, or damaged: it is made anew.
+            _ => {}
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(&made_for, &error)),
+    }
+    std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+    let model = audit.model.duplicate()?;
+    model.reinitialise(derive_seed(audit.settings.seed, "probe-only model", 0))?;
+    let images = Batches::new(audit.probe, audit.adapter, audit.device)?;
+    let labels = audit.probe.label_list()?;
+    let evidence = Evidence { images: &images, forget: &images, probe_labels: &labels };
+    let rows: Vec<i64> = (0..images.len()).map(|row| i64::try_from(row).map_err(Error::unexpected)).collect::<Result<_>>()?;
+    let mut forward = |event: &train::Event| report(&Progress::Training { model: "control", iteration: 0, event });
+    let checkpoint = folder.join("probe_only.checkpoint.safetensors");
+    let kept = Checkpoint { path: checkpoint.clone(), every: 10, fingerprint: identity.clone() };
+    let mut control = Control { on_event: Some(&mut forward), stop: Some(stop), checkpoint: Some(kept) };
+    cmira::pretrain(&model, &evidence, &rows, audit.settings, &mut control)?;
+    model.save(&path, &[("version", env!("CARGO_PKG_VERSION")), ("trained_on", "the probing set alone")])?;
+    let predicted = cmira::predict_forget(&model, &evidence)?.classes;
+    let known = accuracy::top1(&predicted, &audit.probe.labels).map_or(f64::NAN, accuracy::Tally::percent);
+    let made = ProbeOnly { identity, probe_accuracy: known };
+    crate::files::write(&made_for, &serde_json::to_vec_pretty(&made).map_err(Error::unexpected)?)?;
+    match std::fs::remove_file(&checkpoint) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&checkpoint, &error)),
+        _ => Ok((path, made)),
+    }
+}
+
+/// What the control's weights depend on.
+fn identity(audit: &Audit) -> Result<String> {
+    let settings = (&audit.settings.pretrain, audit.settings.seed, audit.settings.augment);
+    let settings = serde_json::to_string(&settings).map_err(Error::unexpected)?;
+    let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
+    let mut hash = Sha256::new();
+    let compute = compute_name(audit.device);
+    let inputs = [audit.model.sha256(), &audit.probe.sha256, &settings, &adapter, &compute, env!("CARGO_PKG_VERSION")];
+    for part in inputs {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+/// Of the images whose class is known, which a variant of the attack gets right at the end.
+fn right(audit: &Audit, outcome: &Outcome, variant: &str) -> Option<Vec<bool>> {
+    let found = outcome.variants.iter().find(|found| found.variant.name() == variant)?;
+    let classes = found.course.attack.classes.iter().zip(&audit.forget.labels);
+    Some(classes.filter_map(|(class, truth)| truth.map(|truth| truth == *class)).collect())
+}
+
+/// Takes a control into account: what the same attack reaches on it is no leak of the audited model.
+///
+/// # Errors
+/// Unexpected, when the folder is not writable or the disk is full.
+pub fn add_control(audit: &Audit, own: &Outcome, summary: &mut Summary, other: &Outcome, control: &Summary) -> Result<()> {
+    for record in &mut summary.records {
+        let Some(found) = control.records.iter().find(|r| r.variant == record.variant) else { continue };
+        let (Some(own), Some(others)) = (right(audit, own, &record.variant), right(audit, other, &record.variant)) else {
+            continue;
+        };
+        record.compare_with(found, &own, &others);
+    }
+    if let Some(headline) = summary.records.last() {
+        let pair = right(audit, own, &headline.variant).zip(right(audit, other, &headline.variant));
+        let name = headline.control.clone().unwrap_or_default();
+        summary
+            .verdicts
+            .extend(pair.and_then(|(own, others)| paired::compare(&others, &own)).map(|found| verdict(&found, &name)));
+    }
+    results::finish(audit.results, summary)
+}
+
+/// Takes the attack model that taught itself into account, where it was run.
+///
+/// # Errors
+/// As [`add_control`].
+pub fn add_self_training(audit: &Audit, own: &Outcome, summary: &mut Summary) -> Result<()> {
+    let alone = summary.records.iter().find(|record| record.variant == Variant::PA.name());
+    let Some(alone) = alone.and_then(|record| record.acc_a_last) else { return Ok(()) };
+    for record in
+        summary.records.iter_mut().filter(|r| [Variant::PU, Variant::PUA].map(Variant::name).contains(&r.variant.as_str()))
+    {
+        record.excess_self = record.acc_a_last.map(|own| own - alone);
+    }
+    if let Some(headline) = summary.records.last() {
+        let pair = right(audit, own, &headline.variant).zip(right(audit, own, Variant::PA.name()));
+        let compared = pair.and_then(|(own, others)| paired::compare(&others, &own));
+        summary.verdicts.extend(compared.map(|found| verdict(&found, SELF_TRAINING)));
+    }
+    results::finish(audit.results, summary)
+}

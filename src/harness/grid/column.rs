@@ -1,0 +1,111 @@
+//! One data set, seed and backbone: what its steps are called, and what their results depend on.
+
+use serde::Serialize;
+
+use super::config::{CellUnlearn, Harness};
+use super::data::SplitRecord;
+use super::plan::Target;
+use super::store::Key;
+use crate::attack::{AttackSettings, Variant};
+use crate::error::{Error, Result};
+use crate::nets::Backbone;
+use crate::tensor::{Device, compute_name};
+use crate::unlearn::{Method, Start};
+
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(Error::unexpected)
+}
+
+/// One data set, seed and backbone.
+#[derive(Debug, Clone)]
+pub(super) struct Column {
+    /// The data set's place in the file.
+    pub entry: usize,
+    /// Its name.
+    pub dataset: String,
+    pub backbone: Backbone,
+    pub seed: u64,
+    /// The step that read the images, and what it found.
+    pub data: Key,
+    pub record: SplitRecord,
+}
+
+impl Column {
+    pub(super) fn new(harness: &Harness, entry: usize, backbone: Backbone, seed: u64, data: Key, record: SplitRecord) -> Column {
+        let dataset = harness.datasets.get(entry).map_or_else(String::new, |entry| entry.name.clone());
+        Column { entry, dataset, backbone, seed, data, record }
+    }
+
+    fn name(&self, what: &str) -> String {
+        format!("{what}-{}-{}-{}", self.dataset, self.backbone, self.seed)
+    }
+
+    /// The step that trains the original model.
+    pub(super) fn train_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+        self.trained("train", harness, device)
+    }
+
+    /// The step that trains a model on the probing set alone.
+    pub(super) fn probe_only_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+        self.trained("probe-only", harness, device)
+    }
+
+    fn trained(&self, what: &str, harness: &Harness, device: Device) -> Result<Key> {
+        let settings = json(&harness.training(self.seed))?;
+        Ok(Key::new(self.name(what), &[&self.data.hash, &json(&self.record)?, &settings, &compute_name(device)]))
+    }
+
+    /// The step that unlearns. Retraining does not depend on the original.
+    pub(super) fn unlearn_key(&self, method: &dyn Method, cell: &CellUnlearn, train: &Key, device: Device) -> Result<Key> {
+        let start = if method.needs().start == Start::Fresh { &self.data.hash } else { &train.hash };
+        let name = self.name(&format!("unlearn-{}", method.name().to_lowercase()));
+        Ok(Key::new(name, &[start, &json(cell)?, &compute_name(device)]))
+    }
+
+    /// The attack's settings in this column.
+    pub(super) fn attack(&self, harness: &Harness) -> AttackSettings {
+        AttackSettings { seed: self.seed, backbone: self.backbone, ..harness.attack.clone() }
+    }
+
+    /// The step that pretrains the attack model: stage 1 does not depend on what is attacked, nor on the settings of stage 2.
+    pub(super) fn stage_one_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+        let settings = self.attack(harness);
+        let defaults = AttackSettings::default();
+        let first = AttackSettings {
+            mutual: defaults.mutual,
+            iterations: 0,
+            patience: defaults.patience,
+            stop: defaults.stop,
+            confidence_threshold: defaults.confidence_threshold,
+            disagreement_share: defaults.disagreement_share,
+            mixup_alpha: defaults.mixup_alpha,
+            variant: Variant::P,
+            ..settings
+        };
+        Ok(Key::new(self.name("stage-one"), &[&self.data.hash, &json(&first)?, &compute_name(device)]))
+    }
+
+    /// The step that attacks one model.
+    pub(super) fn attack_key(&self, harness: &Harness, target: Target, model: &Key, stage_one: &Key) -> Result<Key> {
+        let name = self.name(&format!("attack-{}", target.name().to_lowercase()));
+        let settings = json(&(self.attack(harness), variants(harness)))?;
+        Ok(Key::new(name, &[&model.hash, &stage_one.hash, &settings]))
+    }
+
+    /// The step that lets the pretrained attack model teach itself. The sets' share and threshold do not matter to it: it never disagrees.
+    pub(super) fn self_training_key(&self, harness: &Harness, stage_one: &Key) -> Result<Key> {
+        let defaults = AttackSettings::default();
+        let settings = AttackSettings {
+            variant: Variant::PA,
+            confidence_threshold: defaults.confidence_threshold,
+            disagreement_share: defaults.disagreement_share,
+            ..self.attack(harness)
+        };
+        Ok(Key::new(self.name("self-training"), &[&stage_one.hash, &json(&settings)?]))
+    }
+}
+
+/// The variants of the attack that a grid runs.
+pub(super) fn variants(harness: &Harness) -> Vec<Variant> {
+    if harness.ablation { Variant::ABLATION.to_vec() } else { vec![harness.attack.variant] }
+}

@@ -1,0 +1,84 @@
+//! What a comparison with a control says, in words.
+
+use super::csv;
+use crate::metrics::paired::Comparison;
+
+/// What tables call a model that was trained on the probing set alone.
+pub const PROBE_ONLY: &str = "probe-only";
+
+/// What tables call an attack model that taught itself.
+pub const SELF_TRAINING: &str = "self-training";
+
+/// One sentence that names effect, interval and control, and says no more than they do: whether the interval lies above zero, below, or
+/// holds it.
+pub fn verdict(compared: &Comparison, control: &str) -> String {
+    let (low, high) = compared.interval;
+    let found = match (low > 0.0, high < 0.0) {
+        (true, _) => "more comes back than from the control",
+        (_, true) => "less comes back than from the control",
+        _ => "no difference from the control is shown",
+    };
+    format!(
+        "{found}: {} % of {} forget images against {} %, {} points (95 % {} to {}, McNemar p {}); the control is {}",
+        csv::percent(Some(compared.accuracy)),
+        compared.images,
+        csv::percent(Some(compared.control)),
+        signed(compared.difference),
+        signed(low),
+        signed(high),
+        probability(compared.p),
+        described(control),
+    )
+}
+
+/// What a control can and cannot rule out.
+fn described(control: &str) -> String {
+    match control {
+        PROBE_ONLY => {
+            "the same attack on a model that knows the probing images alone. What the audited model learned from images that it may keep \
+             counts as excess too: a model retrained without the forget images is the stricter control"
+                .to_string()
+        }
+        SELF_TRAINING => "the attack model teaching itself".to_string(),
+        "RT" => "the same attack on a model retrained without the forget images".to_string(),
+        other => format!("the same attack on {other}"),
+    }
+}
+
+fn signed(points: f64) -> String {
+    let text = csv::percent(Some(points));
+    if text.starts_with('-') { text } else { format!("+{text}") }
+}
+
+fn probability(p: f64) -> String {
+    if p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::metrics::paired::compare;
+
+    fn said(gained: usize, lost: usize, control: &str) -> String {
+        // 100 images: `gained` right with the attack alone, `lost` with the control alone, 20 with both.
+        let own: Vec<bool> = (0..100).map(|i| i < gained || (60..80).contains(&i)).collect();
+        let other: Vec<bool> = (0..100).map(|i| (gained..gained + lost).contains(&i) || (60..80).contains(&i)).collect();
+        verdict(&compare(&other, &own).unwrap(), control)
+    }
+
+    #[test]
+    fn the_interval_decides() {
+        let more = said(30, 2, "RT");
+        assert!(
+            more.starts_with("more comes back than from the control: 50.00 % of 100 forget images against 22.00 %"),
+            "{more}"
+        );
+        assert!(more.contains("+28.00 points") && more.contains("p < 0.001") && more.contains("retrained"), "{more}");
+        assert!(said(2, 30, "RT").starts_with("less comes back"));
+        let none = said(10, 9, PROBE_ONLY);
+        assert!(none.starts_with("no difference from the control is shown"), "{none}");
+        assert!(none.contains("+1.00 points (95 % -") && none.contains("stricter control"), "{none}");
+        assert!(said(9, 9, "Scratch").contains("+0.00 points") && said(9, 9, "Scratch").contains("p 1.000"));
+    }
+}
