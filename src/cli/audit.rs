@@ -172,7 +172,12 @@ fn audit(args: &Args) -> Result<()> {
         let (control, name, witnessed) = match &given {
             Some((_, control)) => (control, args.control_method.as_str(), control_witnessed.unwrap_or_default()),
             None => {
-                let (path, made) = train_control(&main, &folder, args)?;
+                let (path, made) = train_control(&main, &folder, args).map_err(|error| match error.kind() {
+                    ErrorKind::Interrupted => error,
+                    _ => error
+                        .at("control")
+                        .help("the attack is done; with --no-control the same command writes it without a comparison"),
+                })?;
                 // What the adapter wants repaired was repaired before it was trained.
                 let control = common::open(&path, &adapter, &args.reading, device).at(|| "control")?;
                 let witnessed = Witnessed::of(&path, &control, &images, trained).at(|| "control")?;
