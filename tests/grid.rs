@@ -126,6 +126,10 @@ fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
     let kept = ["stage-one", "data-", "self-training"];
     assert!(!steps.iter().any(|step| kept.iter().any(|name| step.contains(name))), "{errors}");
 
+    let times: BTreeMap<String, f64> = serde_json::from_slice(&std::fs::read(whole.join("times.json")).unwrap()).unwrap();
+    assert_eq!(times.len(), 5 + 2 * 6);
+    assert!(times.iter().all(|(step, seconds)| step.contains("-resnet8-3") && *seconds > 0.0), "{times:?}");
+
     let table1 = rows(&expected["table1.csv"]);
     // Nothing that a spreadsheet would run.
     assert_eq!(table1[0]["Dataset"], "'=drawn()");

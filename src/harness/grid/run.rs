@@ -125,7 +125,20 @@ pub fn run(
             }
         }
     }
+    write_times(workspace, &plan)?;
     tables::write_all(workspace.root(), &gather(harness, workspace, &plan)?)
+}
+
+/// How long each step took, in a file of its own: equal runs give equal tables, and take different times.
+fn write_times(workspace: &Workspace, plan: &Plan) -> Result<()> {
+    let mut times = serde_json::Map::new();
+    for step in &plan.steps {
+        if let Some(done) = workspace.done::<serde_json::Value>(&step.key)? {
+            times.insert(step.key.name.clone(), done.seconds.into());
+        }
+    }
+    let text = serde_json::to_vec_pretty(&times).map_err(Error::unexpected)?;
+    crate::files::write(&workspace.root().join("times.json"), &text)
 }
 
 /// Runs one step of a grid, whose name and hash is `wanted`, as a worker. All that it needs has to be done.

@@ -62,6 +62,10 @@ fn page(workspace: &Workspace, folder: &Path, line: &str) -> Result<()> {
         "`{line}`: real images of CIFAR-10 (stored as JPEG), a seeded subset of them, a small VGG for models and attack models alike, all \
          six methods, three seeds. Sets by seed:\n"
     ));
+    let times: BTreeMap<String, f64> = {
+        let path = folder.join("grid/times.json");
+        serde_json::from_str(&fs::read_to_string(&path).at(&path)?).map_err(Failure::new)?
+    };
     let splits = ours("tableA1.csv")?;
     let columns = ["Seed", "Classes", "D_t", "D_f", "D_r", "D_p", "Forgetting classes"];
     page.table(&columns, &splits.iter().map(|row| cells(row, &columns)).collect::<Vec<_>>());
@@ -70,7 +74,7 @@ fn page(workspace: &Workspace, folder: &Path, line: &str) -> Result<()> {
          of anything: fewer images, a smaller network, fewer iterations. So figures are not expected to equal the paper's; what is \
          compared is whether its findings hold. All settings are in [{HARNESS}](../../{HARNESS}); together the steps took {:.1} hours of one \
          core. Means over the seeds, ± standard deviations. Accuracies are top-1 on the forget images, in percent.\n",
-        seconds(&folder.join("grid/steps"))? / 3600.0
+        times.values().sum::<f64>() / 3600.0
     ));
 
     page.line("## The models\n");
@@ -83,12 +87,19 @@ fn page(workspace: &Workspace, folder: &Path, line: &str) -> Result<()> {
         line.extend(figures.map(|figure| spread(&of.iter().filter_map(|row| row[figure].parse().ok()).collect::<Vec<f64>>())));
         let strength: Vec<&str> = of.iter().map(|row| row["strength"].as_str()).filter(|text| !text.is_empty()).collect();
         line.push(strength.join(", "));
+        let step = match method.as_str() {
+            "original" => "train-".to_string(),
+            "probe-only" => "probe-only-".to_string(),
+            other => format!("unlearn-{}-", other.to_lowercase()),
+        };
+        let of_step: Vec<f64> = times.iter().filter(|(name, _)| name.starts_with(&step)).map(|(_, seconds)| *seconds).collect();
+        line.push(format!("{:.0}", of_step.iter().sum::<f64>() / of_step.len().max(1) as f64));
         lines.push(line);
     }
-    page.table(&["model", "forget", "retain", "test", "MIA-efficacy", "strength by seed"], &lines);
+    page.table(&["model", "forget", "retain", "test", "MIA-efficacy", "strength by seed", "seconds"], &lines);
     page.line(
         "`original` is scored on all that it was trained on, forget set included, in place of the retain set; `probe-only` was trained on \
-         the probing images, which are the others' test images.\n",
+         the probing images, which are the others' test images. Seconds are means of one thread beside other work, calibration included.\n",
     );
 
     page.line("## Table 1: recovery\n");
@@ -127,17 +138,6 @@ pub fn spread(values: &[f64]) -> String {
     }
     let deviation = (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64).sqrt();
     format!("{mean:.2} ± {deviation:.2}")
-}
-
-fn seconds(steps: &Path) -> Result<f64> {
-    let mut total = 0.0;
-    for entry in fs::read_dir(steps).at(steps)? {
-        let path = entry.at(steps)?.path().join("done.json");
-        let text = fs::read_to_string(&path).at(&path)?;
-        let done: serde_json::Value = serde_json::from_str(&text).map_err(Failure::new)?;
-        total += done["seconds"].as_f64().unwrap_or(0.0);
-    }
-    Ok(total)
 }
 
 /// A figure of ours with its deviation.
