@@ -149,6 +149,13 @@ pub fn device_name(device: Device) -> String {
     }
 }
 
+/// Waits until a device has done everything that it was asked to.
+pub fn synchronise(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
+    }
+}
+
 /// What decides the last bits of results: the kind of device and the number of threads. Which of several GPUs it is does not.
 pub fn compute_name(device: Device) -> String {
     let name = device_name(device);

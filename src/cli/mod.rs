@@ -1,6 +1,7 @@
 //! The command line: arguments in, results out; one file a command. Only this module prints.
 
 mod audit;
+mod bench;
 mod check;
 mod common;
 mod conformance;
@@ -46,6 +47,8 @@ enum Command {
     Audit(audit::Args),
     /// Write a model as it was imported, with its repairs, as ONNX; or its weights alone as safetensors.
     Export(export::Args),
+    /// Time a model's training and evaluation on this machine.
+    Bench(bench::Args),
     /// Run ONNX's own test cases, one line each.
     Conformance(conformance::Args),
     /// Print every supported operator: opsets, weights, gradients; and what is left out, and why.
@@ -93,6 +96,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Operators(args) => {
             operators::run(&args);

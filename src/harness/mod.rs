@@ -2,6 +2,7 @@
 //! function that scores predictions.
 
 pub mod audit;
+pub mod bench;
 pub mod controls;
 pub mod grid;
 pub mod probing;

@@ -1,0 +1,141 @@
+//! How fast a model is trained and evaluated here: the inner loop of the attack's second stage, on images that mean nothing.
+
+use std::path::Path;
+use std::time::Instant;
+
+use rand::RngCore;
+use serde::Serialize;
+
+use crate::attack::mixup::{Mixture, one_hot};
+use crate::data::{Adapter, Augment, Batches, ImageSet};
+use crate::error::{Error, Result};
+use crate::graph::Model;
+use crate::tensor::{Device, Kind, Tensor, device_name, rng, synchronise, threads};
+use crate::train::{self, Control, Event, Schedule, TrainSettings};
+
+/// What is timed.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// Images of a training batch, and of an evaluation batch.
+    pub batch: usize,
+    /// Images of an epoch; the last batch is left out where it is not whole.
+    pub images: usize,
+    /// Epochs that are timed, behind one that is not.
+    pub epochs: usize,
+    /// Whether images are cropped at random and mirrored, as the attack does by default.
+    pub augment: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    /// Seconds from the file to a trainable graph on the device.
+    pub import_s: f64,
+    /// Images a second of an inner epoch of mutual distillation: mixup, forward, cross-entropy on label distributions, backward, SGD with
+    /// momentum and weight decay. The median epoch.
+    pub train_images_per_s: f64,
+    /// Images a second in evaluation mode without gradients. The median pass.
+    pub eval_images_per_s: f64,
+    /// The most memory that the process had, in MiB.
+    pub peak_rss_mb: Option<u64>,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads of one libtorch operation.
+    pub threads: usize,
+    /// See [`Work::batch`].
+    pub batch: usize,
+    /// See [`Work::images`].
+    pub images: usize,
+    /// This program's version.
+    pub cmira: String,
+}
+
+/// Imports the model by `import` and times it.
+///
+/// # Errors
+/// Usage, where there is no whole batch or the image's size is not known; what import and training raise.
+pub fn run(import: &dyn Fn() -> Result<Model>, work: &Work, device: Device) -> Result<Measured> {
+    let count = work.images / work.batch.max(1) * work.batch.max(1);
+    if count == 0 || work.epochs == 0 {
+        return Err(Error::usage(format!("{} images are no batch of {}, or no epoch is timed", work.images, work.batch)));
+    }
+    let started = Instant::now();
+    let model = import()?;
+    synchronise(device);
+    let import_s = started.elapsed().as_secs_f64();
+    let (images, labels) = drawn(&model, count, device)?;
+    let augment = if work.augment { Augment::default() } else { Augment::NONE };
+    let rows: Vec<i64> = (0..).take(count).collect();
+    let samples = Mixture::new(&images, &rows, labels, 0.75, augment)?;
+    let settings = TrainSettings {
+        epochs: 1 + work.epochs,
+        batch_size: work.batch,
+        learning_rate: 1e-3,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        schedule: Schedule::Constant {},
+        ..TrainSettings::default()
+    };
+    let mut rates = Vec::new();
+    let mut note = |event: &Event| {
+        if let Event::Epoch { images_per_s, .. } = event {
+            rates.push(*images_per_s);
+        }
+    };
+    train::fit(&model, &samples, &settings, &mut Control { on_event: Some(&mut note), stop: None, checkpoint: None })?;
+    let mut passes = Vec::new();
+    for _ in 0..=work.epochs {
+        let started = Instant::now();
+        let _ = train::evaluate::logits(&model, &images, work.batch)?;
+        synchronise(device);
+        passes.push(count as f64 / started.elapsed().as_secs_f64());
+    }
+    Ok(Measured {
+        import_s,
+        train_images_per_s: median(rates.split_off(1)),
+        eval_images_per_s: median(passes.split_off(1)),
+        peak_rss_mb: peak_memory(),
+        device: device_name(device),
+        threads: threads(),
+        batch: work.batch,
+        images: count,
+        cmira: env!("CARGO_PKG_VERSION").to_string(),
+    })
+}
+
+/// Random bytes as images, and random classes.
+fn drawn(model: &Model, count: usize, device: Device) -> Result<(Batches, Tensor)> {
+    let mut shape = vec![count];
+    for side in model.image_shape() {
+        let side = side.and_then(|side| usize::try_from(side).ok());
+        shape.push(
+            side.ok_or_else(|| Error::usage("the file does not say how large its images are").help("say it in an adapter file"))?,
+        );
+    }
+    let numbers = shape.iter().try_fold(1_usize, |all, side| all.checked_mul(*side));
+    let numbers = numbers.ok_or_else(|| Error::usage("so many images of this size are too many numbers"))?;
+    let mut bytes = vec![0; numbers];
+    let mut chance = rng(0, "images to time", 0);
+    chance.fill_bytes(&mut bytes);
+    let sides: Vec<i64> = shape.iter().map(|side| i64::try_from(*side).map_err(Error::usage)).collect::<Result<_>>()?;
+    let images = Tensor::f_from_data_size(&bytes, &sides, Kind::Uint8)?;
+    let names = (0..count).map(|index| index.to_string()).collect();
+    let set = ImageSet::new(images, vec![None; count], names, Vec::new(), Vec::new())?;
+    let classes = i64::try_from(model.classes()).map_err(Error::unexpected)?;
+    let labels: Vec<i64> = (0..count).map(|_| i64::from(chance.next_u32()) % classes).collect();
+    Ok((Batches::new(&set, &Adapter::default(), device)?, one_hot(&labels, model.classes())?.f_to_device(device)?))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    if values.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.wrapping_sub(1)), at(middle)) }
+}
+
+/// The most memory that this process had, in MiB, where the system says so.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string(Path::new("/proc/self/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib / 1024)
+}
