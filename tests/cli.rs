@@ -330,7 +330,7 @@ fn every_audit_has_a_control() {
             csv::Reader::from_reader(text.as_bytes()).deserialize().map(|row| row.expect("a row")).collect();
         rows.into_iter().filter(|row| row["class"] == "all").collect::<Vec<_>>()
     };
-    let (own, control) = (tidy("out"), tidy("out/control"));
+    let (own, control) = (tidy("out"), tidy("out/control/probe-only"));
     let variants: Vec<&str> = own.iter().map(|row| row["variant"].as_str()).collect();
     assert_eq!(variants, ["P+A", "P+U+A"]);
     let number = |row: &BTreeMap<String, String>, figure: &str| row[figure].parse::<f64>().expect(figure);
@@ -344,7 +344,7 @@ fn every_audit_has_a_control() {
     assert!((number(attack, "excess_self") - beyond_self).abs() < 1e-9);
     // The control is the audited graph with other weights, and none of its own are left.
     let open = |name: &str| Model::open(Path::new(name), Device::Cpu).expect("a model");
-    let (given, made) = (open(MODEL), open(&scene.path("out/control/probe_only.onnx")));
+    let (given, made) = (open(MODEL), open(&scene.path("out/control/probe-only/probe_only.onnx")));
     assert_eq!(given.params().len(), made.params().len());
     for (given, made) in given.params().iter().zip(made.params()).filter(|(given, _)| given.is_weight_matrix) {
         assert_eq!(given.tensor.size(), made.tensor.size());
@@ -356,6 +356,22 @@ fn every_audit_has_a_control() {
     assert_eq!(verdicts.len(), 2, "{verdicts:?}");
     assert!(verdicts[0].as_str().is_some_and(|v| v.contains("knows the probing images alone")), "{verdicts:?}");
     assert!(verdicts[1].as_str().is_some_and(|v| v.contains("teaching itself")), "{verdicts:?}");
+
+    assert!(run["notes"].as_array().is_some_and(|notes| notes.iter().all(|note| !note.to_string().contains("not run yet"))));
+
+    // A better control later: the attack is there already, and both comparisons are kept apart.
+    let broken = write(scene.folder.path(), "broken.onnx", b"no model");
+    let given = scene.path("out/control/probe-only/probe_only.onnx");
+    let (code, stderr) = scene.audit("out", &["--control", &given, "--control-method", "Scratch"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let again = tidy("out");
+    assert_eq!(again[1]["control"], "Scratch");
+    assert_eq!(again[1]["acc_a_last"], attack["acc_a_last"]);
+    assert_eq!(again[1]["excess"], attack["excess"], "it is the same model");
+    // One that cannot be used is refused before anything is written.
+    let (code, stderr) = scene.audit("out", &["--control", text(&broken)]);
+    assert_eq!(code, 3, "{stderr}");
+    assert_eq!(tidy("out"), again);
 
     assert_eq!(scene.audit("bare", &["--no-control"]).0, 0);
     let bare = tidy("bare");

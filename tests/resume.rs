@@ -46,6 +46,7 @@ fn attempt(results: &Path, forget: &ImageSet, probe: &ImageSet, steps: Option<us
         results,
         stage_one_of: None,
         device: Device::Cpu,
+        identity: None,
     };
     let (stop, seen) = (AtomicBool::new(false), Cell::new(0));
     let mut report = |progress: &Progress| {

@@ -40,7 +40,7 @@ pub struct Args {
     /// default, the audited network trained on the probing images alone.
     #[arg(long, value_name = "MODEL.onnx")]
     control: Option<PathBuf>,
-    /// Run neither a control nor self-training: twice as fast, and nothing can be said about a leak.
+    /// Run neither a control nor self-training: less than half the time, and nothing can be said about a leak.
     #[arg(long, conflicts_with = "control")]
     no_control: bool,
     /// Where results go; an unfinished audit in this folder is continued.
@@ -71,7 +71,7 @@ pub struct Args {
     #[arg(long, default_value = "external")]
     method: String,
     /// The same for the control.
-    #[arg(long, default_value = "control", value_name = "METHOD")]
+    #[arg(long, default_value = "control", value_name = "METHOD", requires = "control")]
     control_method: String,
     /// Resize images of another size instead of leaving them out.
     #[arg(long)]
@@ -131,6 +131,7 @@ fn audit(args: &Args) -> Result<()> {
         results,
         stage_one_of,
         device,
+        identity: None,
     };
     let one = |audit: &Audit, method: &str, what: &str, witnessed: Witnessed| -> Result<Finished> {
         let Witnessed { parity, notes } = witnessed;
@@ -165,32 +166,38 @@ fn audit(args: &Args) -> Result<()> {
     for note in witnessed.notes.iter().chain(control_witnessed.iter().flat_map(|witnessed| &witnessed.notes)) {
         reporter.warn(note);
     }
+    let with_control = compared || given.is_some();
+    let mut witnessed = witnessed;
+    if with_control {
+        // Results are written before the control is run for as long again, and are not finished before it is.
+        witnessed.notes.push(controls::PENDING.to_string());
+    }
     let mut finished = one(&main, &args.method, "attack", witnessed)?;
-    if compared || given.is_some() {
-        let folder = args.out.join("control");
-        let trained_here;
-        let (control, name, witnessed) = match &given {
-            Some((_, control)) => (control, args.control_method.as_str(), control_witnessed.unwrap_or_default()),
-            None => {
-                let (path, made) = train_control(&main, &folder, args).map_err(|error| match error.kind() {
-                    ErrorKind::Interrupted => error,
-                    _ => error
-                        .at("control")
-                        .help("the attack is done; with --no-control the same command writes it without a comparison"),
-                })?;
-                // What the adapter wants repaired was repaired before it was trained.
-                let control = common::open(&path, &adapter, &args.reading, device).at(|| "control")?;
-                let witnessed = Witnessed::of(&path, &control, &images, trained).at(|| "control")?;
-                finished.summary.notes.push(format!(
-                    "the control, the audited network trained on the probing images alone, gets {:.2} % of these right",
-                    made.probe_accuracy
-                ));
-                trained_here = control;
-                (&trained_here, verdict::PROBE_ONLY, witnessed)
-            }
+    if with_control {
+        let folder = controls::folder(&args.out, given.as_ref().map(|(_, control)| control));
+        let attacked = |control: &Model, method: &str, witnessed: Witnessed| {
+            let its = Audit { model: control, variants: plain, results: &folder, stage_one_of: Some(&args.out), ..main };
+            one(&its, method, "control", witnessed)
         };
-        let its = of(control, plain, &folder, Some(&args.out));
-        let other = one(&its, name, "control", witnessed)?;
+        let trained_here = || -> Result<(Finished, Vec<String>)> {
+            let (path, made) = train_control(&main, &folder, args)?;
+            // What the adapter wants repaired was repaired before it was trained.
+            let control = common::open(&path, &adapter, &args.reading, device)?;
+            let witnessed = Witnessed::of(&path, &control, &images, trained)?;
+            Ok((attacked(&control, verdict::PROBE_ONLY, witnessed)?, made.notes(&model)))
+        };
+        let (other, notes) = match &given {
+            Some((_, control)) => (attacked(control, &args.control_method, control_witnessed.unwrap_or_default())?, Vec::new()),
+            None => trained_here().map_err(|error| match error.kind() {
+                ErrorKind::Interrupted => error,
+                _ => error
+                    .at("control")
+                    .help("the attack is done; with --no-control the same command writes it without a comparison"),
+            })?,
+        };
+        finished.summary.notes.extend(notes);
+        finished.summary.notes.retain(|note| note != controls::PENDING);
+        reporter.note(&format!("the control's own results are in {}", folder.display()));
         controls::add_control(&main, &finished.outcome, &mut finished.summary, &other.outcome, &other.summary)?;
         controls::add_self_training(&main, &finished.outcome, &mut finished.summary)?;
     }

@@ -83,11 +83,15 @@ impl Reading {
 /// The user's Ctrl-C. The first one asks the work to save and end, the second one ends the process.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Whether that was by a signal; a closed input asks for the same and must not make the first signal a second one.
+static SIGNALLED: AtomicBool = AtomicBool::new(false);
+
 /// Starts to listen for Ctrl-C and gives the flag that it sets.
 pub fn listen_for_interrupt() -> &'static AtomicBool {
     // A second call fails because the handler is already there, which is what is wanted.
     let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        if SIGNALLED.swap(true, Ordering::SeqCst) {
             end_at_once();
         }
         eprintln!("\nstopping: the state is being saved (press Ctrl-C again to end at once)");
@@ -96,7 +100,14 @@ pub fn listen_for_interrupt() -> &'static AtomicBool {
 }
 
 /// As Ctrl-C does, asks the work to save and end when whoever started this process closes its standard input, or ends.
+///
+/// Nobody may read what it prints any more then, which must not end it before it has saved.
 pub fn stop_when_input_closes() {
+    // SAFETY: sets a signal's disposition; writing to a closed pipe then fails as an error that the writer sees.
+    #[cfg(unix)]
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
     std::thread::spawn(|| {
         // Nothing is sent; an error is an end as well.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());

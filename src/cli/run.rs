@@ -1,6 +1,7 @@
 //! `cmira run`: the paper's grid.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -40,11 +41,17 @@ pub struct Args {
     #[arg(long)]
     print_schema: bool,
     /// Run this step alone, as a worker of another process.
-    #[arg(long, hide = true, value_name = "FOLDER")]
+    #[arg(long, hide = true, value_name = "FOLDER", requires = "parent")]
     step: Option<String>,
+    /// The process whose worker this is.
+    #[arg(long, hide = true, value_name = "PID")]
+    parent: Option<u32>,
     #[command(flatten)]
     compute: Compute,
 }
+
+/// The grid that a folder was last run with, as it was read and restricted.
+const AS_READ: &str = "harness.yaml";
 
 pub fn run(args: &Args) -> Result<()> {
     if args.print_schema {
@@ -83,6 +90,8 @@ pub fn run(args: &Args) -> Result<()> {
     let command = |step: &str, device: Device| worker(step, device, args);
     let workers = Workers { devices, command: &command };
     let workers = Some(&workers).filter(|workers| workers.devices.len() > 1);
+    let as_read = serde_yaml::to_string(&harness).map_err(Error::unexpected)?;
+    crate::files::write(&args.out.join(AS_READ), as_read.as_bytes())?;
     let written = grid::run(&harness, &workspace, device, workers, &mut hooks);
     bar.finish();
     let names: Vec<String> = written?.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
@@ -99,40 +108,52 @@ fn harness(args: &Args) -> Result<Harness> {
     Ok(harness)
 }
 
-/// The command that runs one step of this grid in a process of its own.
+/// The command that runs one step of this grid in a process of its own: from the grid as it was read, whatever becomes of its file.
 fn worker(step: &str, device: Device, args: &Args) -> Result<Command> {
-    let program = std::env::current_exe().map_err(Error::unexpected)?;
+    // The program that runs, also where its file was replaced meanwhile.
+    let itself = std::path::Path::new("/proc/self/exe");
+    let program = if itself.exists() { itself.to_path_buf() } else { std::env::current_exe().map_err(Error::unexpected)? };
     let mut command = Command::new(program);
-    command.arg("run").arg(&args.file).arg("--out").arg(&args.out).args(["--step", step, "--quiet"]);
+    command.arg("run").arg(args.out.join(AS_READ)).arg("--out").arg(&args.out).args(["--step", step, "--quiet"]);
     command.args(["--device", &device_name(device), "--threads", &threads().to_string()]);
-    for only in &args.only {
-        command.args(["--only", only]);
-    }
+    command.args(["--parent", &std::process::id().to_string()]);
     Ok(command)
 }
 
 /// Does one step, and tells the process that asked for it how far it is.
 fn as_worker(step: &str, args: &Args) -> Result<()> {
     common::stop_when_input_closes();
+    let say = |message: &Message| {
+        // Who does not listen any more has closed the input as well, which ends this.
+        let _ = writeln!(std::io::stdout(), "{}", message.line());
+    };
     let work = || -> Result<()> {
         let harness = harness(args)?;
         let device = args.compute.start()?;
         let workspace = Workspace::join(&args.out)?;
+        if args.parent.is_some_and(orphaned_from) {
+            return Err(Error::interrupted("the process that this was a worker of has ended"));
+        }
         let mut state = State::new();
         let mut last = Instant::now();
         let mut show = |event: &GridEvent| {
             if last.elapsed() >= Duration::from_millis(250) {
                 last = Instant::now();
-                println!("{}", Message::Working(state.describe(event)).line());
+                say(&Message::Working(state.describe(event)));
             }
         };
         let mut hooks = Hooks { report: &mut show, stop: common::listen_for_interrupt() };
         grid::run_step(&harness, &workspace, step, device, &mut hooks)
     };
-    work().inspect_err(|error| {
-        let message = Message::Failed { exit_code: error.kind().exit_code(), reason: error.to_string() };
-        println!("{}", message.line());
-    })
+    work().inspect_err(|error| say(&Message::Failed { exit_code: error.kind().exit_code(), reason: error.to_string() }))
+}
+
+/// Whether this process is no longer a child of that one: another run may have the folder by now.
+fn orphaned_from(parent: u32) -> bool {
+    #[cfg(unix)]
+    return std::os::unix::process::parent_id() != parent;
+    #[cfg(not(unix))]
+    return false;
 }
 
 /// How far a grid is, for people.

@@ -10,10 +10,11 @@ use crate::attack::cmira::{self, Evidence};
 use crate::attack::{Progress, Variant};
 use crate::data::Batches;
 use crate::error::{Error, Result};
+use crate::graph::Model;
 use crate::harness::audit::{Audit, Outcome};
 use crate::harness::results::{self, Summary};
 use crate::metrics::{accuracy, paired};
-use crate::report::verdict::{SELF_TRAINING, verdict};
+use crate::report::verdict::{PROBE_ONLY, SELF_TRAINING, verdict};
 use crate::tensor::{compute_name, derive_seed};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::{self, Control};
@@ -24,6 +25,18 @@ pub fn wanted(audit: &Audit) -> bool {
     taught && audit.forget.labels.iter().any(Option::is_some)
 }
 
+/// Stands among an audit's notes until its control is run.
+pub const PENDING: &str = "the control is not run yet, so that nothing can be said about a leak: run the same command again";
+
+/// Where a control's own results are: each control has a folder of its own, so that one audit can have several, one after the other.
+pub fn folder(results: &Path, given: Option<&Model>) -> PathBuf {
+    let name = match given {
+        None => PROBE_ONLY,
+        Some(model) => model.sha256().get(..12).unwrap_or_else(|| model.sha256()),
+    };
+    results.join("control").join(name)
+}
+
 /// A control that was made for an audit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProbeOnly {
@@ -31,6 +44,24 @@ pub struct ProbeOnly {
     identity: String,
     /// Its accuracy on the images that it was trained on, percent. A control that learned little excuses nothing.
     pub probe_accuracy: f64,
+}
+
+impl ProbeOnly {
+    /// What a reader should know of it.
+    pub fn notes(&self, audited: &Model) -> Vec<String> {
+        let mut notes = vec![format!(
+            "the control, the audited network trained on the probing images alone, gets {:.2} % of these right",
+            self.probe_accuracy
+        )];
+        let kept = audited.report().frozen.iter().filter(|info| info.shape.iter().product::<i64>() > 1).count();
+        if kept > 0 {
+            notes.push(format!(
+                "the control keeps {kept} frozen tensors of the audited file (`cmira check --list` names them): if they were learned, \
+                 it knows more than the probing images, or fits them less"
+            ));
+        }
+        notes
+    }
 }
 
 /// Trains the audited graph from fresh weights on the probing set alone, with the settings of stage 1, and saves it as `probe_only.onnx` in

@@ -70,6 +70,45 @@ pub struct Comparison {
     pub p: f64,
 }
 
+/// Mean of differences, one a seed, and its 95 % interval by Student's t: what another seed would give, model, split and all. `None` for
+/// fewer than two.
+pub fn over_seeds(differences: &[f64]) -> Option<(f64, (f64, f64))> {
+    let n = differences.len();
+    if n < 2 {
+        return None;
+    }
+    let mean = differences.iter().sum::<f64>() / n as f64;
+    let variance = differences.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+    let half = quantile(n - 1) * (variance / n as f64).sqrt();
+    Some((mean, (mean - half, mean + half)))
+}
+
+/// The 97.5 % quantile of Student's t, by degrees of freedom.
+fn quantile(freedom: usize) -> f64 {
+    const TABLE: [f64; 10] = [
+        12.706_204_736,
+        4.302_652_730,
+        3.182_446_305,
+        2.776_445_105,
+        2.570_581_836,
+        2.446_911_851,
+        2.364_624_252,
+        2.306_004_135,
+        2.262_157_163,
+        2.228_138_852,
+    ];
+    if let Some(value) = freedom.checked_sub(1).and_then(|index| TABLE.get(index)) {
+        return *value;
+    }
+    // The expansion around the normal quantile (Abramowitz and Stegun 26.7.5).
+    let (z, v) = (1.959_963_984_540_054_f64, freedom as f64);
+    let first = (z.powi(3) + z) / 4.0;
+    let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
+    let third = (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0;
+    let fourth = (79.0 * z.powi(9) + 776.0 * z.powi(7) + 1482.0 * z.powi(5) - 1920.0 * z.powi(3) - 945.0 * z) / 92160.0;
+    z + first / v + second / v.powi(2) + third / v.powi(3) + fourth / v.powi(4)
+}
+
 /// Compares an attack with its control, image by image. `None` without images or where the lists differ in length.
 pub fn compare(control: &[bool], own: &[bool]) -> Option<Comparison> {
     let interval = bootstrap(control, own, 0)?;
@@ -100,6 +139,21 @@ mod tests {
             assert_eq!(mcnemar(gained, lost), mcnemar(lost, gained));
         }
         assert!(mcnemar(3000, 1000) > 0.0 && mcnemar(3000, 1000) < 1e-200);
+    }
+
+    #[test]
+    fn seeds_are_compared_by_students_t() {
+        // scipy.stats.t.interval(0.95, 2, loc=mean, scale=sem) of 1, 2 and 6.
+        let (mean, (low, high)) = over_seeds(&[1.0, 2.0, 6.0]).unwrap();
+        assert!(
+            (mean - 3.0).abs() < 1e-12 && (low + 3.572_410_608).abs() < 1e-6 && (high - 9.572_410_608).abs() < 1e-6,
+            "{low} {high}"
+        );
+        // scipy.stats.t.ppf(0.975, ...)
+        for (freedom, expected) in [(1, 12.706_204_736), (10, 2.228_138_852), (11, 2.200_985_160), (29, 2.045_229_642)] {
+            assert!((quantile(freedom) - expected).abs() < 2e-5, "{freedom}: {}", quantile(freedom));
+        }
+        assert_eq!(over_seeds(&[1.0]), None);
     }
 
     #[test]

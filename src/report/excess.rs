@@ -3,9 +3,9 @@
 use super::csv;
 use super::grid::Cell;
 use super::record::{Record, method_rank};
-use super::verdict::{PROBE_ONLY, SELF_TRAINING, verdict};
+use super::verdict::{PROBE_ONLY, SELF_TRAINING, verdict, verdict_of_seeds};
 use crate::attack::Variant;
-use crate::metrics::paired;
+use crate::metrics::paired::{self, Comparison};
 
 /// The method that never saw the forget images: what an attack on it reaches is no leak.
 const RETRAINED: &str = "RT";
@@ -75,7 +75,8 @@ pub(super) fn with_excess(cell: &Cell, cells: &[Cell]) -> Record {
     record
 }
 
-/// A row for every seed, then one for all seeds together where there are several: images of different seeds count side by side.
+/// A row for every seed, then one for all seeds where there are several: means, with an interval over the seeds. Images are no unit there,
+/// since those of one seed share a model and seeds share images.
 pub(super) fn rows(cells: &[Cell]) -> Vec<Vec<String>> {
     let mut rows: Vec<([String; 4], usize, Vec<String>)> = Vec::new();
     let mut seen: Vec<[&str; 4]> = Vec::new();
@@ -86,21 +87,16 @@ pub(super) fn rows(cells: &[Cell]) -> Vec<Vec<String>> {
         }
         seen.push(group);
         for (order, name) in controls(&cell.record).into_iter().enumerate() {
-            let (mut own, mut other) = (Vec::new(), Vec::new());
-            let mut seeds = 0;
-            let mut put = |seed: &str, own: &[bool], other: &[bool]| {
-                rows.push((group.map(str::to_string), order, row(&group, name, seed, own, other)));
-            };
+            let mut found = Vec::new();
+            let mut put = |row: Vec<String>| rows.push((group.map(str::to_string), order, row));
             for cell in cells.iter().filter(|cell| self::group(&cell.record) == group) {
                 let Some(control) = control(cell, name, cells) else { continue };
-                let pair = (bits(&cell.right), bits(&control.right));
-                put(&cell.record.provenance.seed.to_string(), &pair.0, &pair.1);
-                own.extend(pair.0);
-                other.extend(pair.1);
-                seeds += 1;
+                let compared = paired::compare(&bits(&control.right), &bits(&cell.right));
+                put(row(&group, name, &cell.record.provenance.seed.to_string(), compared.as_ref()));
+                found.extend(compared);
             }
-            if seeds > 1 {
-                put("all", &own, &other);
+            if let Some(row) = row_of_seeds(&group, name, &found) {
+                put(row);
             }
         }
     }
@@ -121,18 +117,32 @@ fn bits(text: &str) -> Vec<bool> {
     text.chars().map(|c| c == '1').collect()
 }
 
-fn row(group: &[&str; 4], name: &str, seed: &str, own: &[bool], control: &[bool]) -> Vec<String> {
+fn row(group: &[&str; 4], name: &str, seed: &str, found: Option<&Comparison>) -> Vec<String> {
     let mut row: Vec<String> = group.iter().map(|name| csv::text(name)).collect();
-    row.extend([name.to_string(), seed.to_string(), own.len().to_string()]);
-    let Some(found) = paired::compare(control, own) else {
-        row.resize(COLUMNS.len(), String::new());
-        return row;
-    };
-    let (low, high) = found.interval;
-    row.extend([found.accuracy, found.control, found.difference, low, high].map(|value| csv::number(Some(value))));
-    row.extend([found.gained.to_string(), found.lost.to_string(), csv::number(Some(found.p))]);
-    row.push(csv::text(&verdict(&found, name)));
+    row.extend([name.to_string(), seed.to_string()]);
+    if let Some(found) = found {
+        let (low, high) = found.interval;
+        row.push(found.images.to_string());
+        row.extend([found.accuracy, found.control, found.difference, low, high].map(|value| csv::number(Some(value))));
+        row.extend([found.gained.to_string(), found.lost.to_string(), csv::number(Some(found.p))]);
+        row.push(csv::text(&verdict(found, name)));
+    }
+    row.resize(COLUMNS.len(), String::new());
     row
+}
+
+fn row_of_seeds(group: &[&str; 4], name: &str, found: &[Comparison]) -> Option<Vec<String>> {
+    let differences: Vec<f64> = found.iter().map(|one| one.difference).collect();
+    let (difference, (low, high)) = paired::over_seeds(&differences)?;
+    let mean = |of: fn(&Comparison) -> f64| found.iter().map(of).sum::<f64>() / found.len() as f64;
+    let total = |of: fn(&Comparison) -> usize| found.iter().map(of).sum::<usize>().to_string();
+    let mut row: Vec<String> = group.iter().map(|name| csv::text(name)).collect();
+    row.extend([name.to_string(), "all".to_string(), total(|one| one.images)]);
+    let figures = [mean(|one| one.accuracy), mean(|one| one.control), difference, low, high];
+    row.extend(figures.map(|value| csv::number(Some(value))));
+    row.extend([total(|one| one.gained), total(|one| one.lost), String::new()]);
+    row.push(csv::text(&verdict_of_seeds(found.len(), difference, (low, high), name)));
+    Some(row)
 }
 
 #[cfg(test)]
@@ -178,10 +188,15 @@ pub(super) mod tests {
         assert_eq!(paired[..2], ["4", "1"]);
         assert!((paired[2].parse::<f64>().unwrap() - 0.375).abs() < 1e-12);
         assert_eq!(numbers("P+U+A", "2").0, ["10", "50", "30", "20"]);
-        // Both seeds side by side.
+        // Means of both seeds.
         assert_eq!(numbers("P+U+A", "all").0, ["20", "50", "25", "25"]);
+        let all = find("P+U+A", "all");
+        // 30 and 20 points: 12.706 times 5 around 25.
+        let bound = |column: usize| all[column].parse::<f64>().unwrap();
+        assert!((bound(10) + 38.531_023_68).abs() < 1e-6 && (bound(11) - 88.531_023_68).abs() < 1e-6, "{all:?}");
+        assert_eq!(all[12..15], ["6".to_string(), "1".to_string(), String::new()]);
         assert_eq!(rows.len(), 4, "one seed alone has no row for all, and RT has no control here");
-        assert!(find("P+U+A", "all")[15].starts_with("no difference from the control is shown: 50.00 % of 20 forget images"));
+        assert!(find("P+U+A", "all")[15].starts_with("no difference from the control is shown: +25.00 points"));
     }
 
     #[test]

@@ -9,17 +9,17 @@ pub const PROBE_ONLY: &str = "probe-only";
 /// What tables call an attack model that taught itself.
 pub const SELF_TRAINING: &str = "self-training";
 
-/// One sentence that names effect, interval and control, and says no more than they do: whether the interval lies above zero, below, or
-/// holds it.
+/// The p above which a difference is not called one.
+const LEVEL: f64 = 0.05;
+
+/// One sentence that names effect, interval and control, and says no more than they do: more or less comes back only where the interval lies
+/// on one side of zero and the test agrees. On few images a bootstrap's interval is too narrow by itself.
 pub fn verdict(compared: &Comparison, control: &str) -> String {
     let (low, high) = compared.interval;
-    let found = match (low > 0.0, high < 0.0) {
-        (true, _) => "more comes back than from the control",
-        (_, true) => "less comes back than from the control",
-        _ => "no difference from the control is shown",
-    };
+    let sure = compared.p < LEVEL;
     format!(
-        "{found}: {} % of {} forget images against {} %, {} points (95 % {} to {}, McNemar p {}); the control is {}",
+        "{}: {} % of {} forget images against {} %, {} points (95 % {} to {}, McNemar p {}); the control is {}",
+        found(low > 0.0 && sure, high < 0.0 && sure),
         csv::percent(Some(compared.accuracy)),
         compared.images,
         csv::percent(Some(compared.control)),
@@ -29,6 +29,26 @@ pub fn verdict(compared: &Comparison, control: &str) -> String {
         probability(compared.p),
         described(control),
     )
+}
+
+/// The same over several seeds: whether another seed would show it, too.
+pub fn verdict_of_seeds(seeds: usize, difference: f64, (low, high): (f64, f64), control: &str) -> String {
+    format!(
+        "{}: {} points (95 % {} to {} over {seeds} seeds); the control is {}",
+        found(low > 0.0, high < 0.0),
+        signed(difference),
+        signed(low),
+        signed(high),
+        described(control)
+    )
+}
+
+fn found(more: bool, less: bool) -> &'static str {
+    match (more, less) {
+        (true, _) => "more comes back than from the control",
+        (_, true) => "less comes back than from the control",
+        _ => "no difference from the control is shown",
+    }
 }
 
 /// What a control can and cannot rule out.
@@ -79,6 +99,11 @@ mod tests {
         let none = said(10, 9, PROBE_ONLY);
         assert!(none.starts_with("no difference from the control is shown"), "{none}");
         assert!(none.contains("+1.00 points (95 % -") && none.contains("stricter control"), "{none}");
+        // Without a loss every resample is a gain, on however few images.
+        for (gained, verdict) in [(1, "no difference"), (4, "no difference"), (5, "no difference"), (6, "more comes back")] {
+            assert!(said(gained, 0, "RT").starts_with(verdict), "{}", said(gained, 0, "RT"));
+            assert!(said(0, gained, "RT").starts_with(&verdict.replace("more", "less")), "{}", said(0, gained, "RT"));
+        }
         assert!(said(9, 9, "Scratch").contains("+0.00 points") && said(9, 9, "Scratch").contains("p 1.000"));
     }
 }

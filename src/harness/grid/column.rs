@@ -67,11 +67,11 @@ impl Column {
         AttackSettings { seed: self.seed, backbone: self.backbone, ..harness.attack.clone() }
     }
 
-    /// The step that pretrains the attack model: stage 1 does not depend on what is attacked, nor on the settings of stage 2.
-    pub(super) fn stage_one_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+    /// The settings that stage 1 depends on: not on what is attacked, nor on the settings of stage 2.
+    pub(super) fn stage_one(&self, harness: &Harness) -> AttackSettings {
         let settings = self.attack(harness);
         let defaults = AttackSettings::default();
-        let first = AttackSettings {
+        AttackSettings {
             mutual: defaults.mutual,
             iterations: 0,
             patience: defaults.patience,
@@ -81,8 +81,13 @@ impl Column {
             mixup_alpha: defaults.mixup_alpha,
             variant: Variant::P,
             ..settings
-        };
-        Ok(Key::new(self.name("stage-one"), &[&self.data.hash, &json(&first)?, &compute_name(device)]))
+        }
+    }
+
+    /// The step that pretrains the attack model.
+    pub(super) fn stage_one_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+        let settings = json(&self.stage_one(harness))?;
+        Ok(Key::new(self.name("stage-one"), &[&self.data.hash, &settings, &compute_name(device)]))
     }
 
     /// The step that attacks one model.
@@ -92,17 +97,26 @@ impl Column {
         Ok(Key::new(name, &[&model.hash, &stage_one.hash, &settings]))
     }
 
-    /// The step that lets the pretrained attack model teach itself. The sets' share and threshold do not matter to it: it never disagrees.
-    pub(super) fn self_training_key(&self, harness: &Harness, stage_one: &Key) -> Result<Key> {
+    /// The settings that self-training depends on. The sets' share and threshold do not matter: it never disagrees.
+    pub(super) fn self_training(&self, harness: &Harness) -> AttackSettings {
         let defaults = AttackSettings::default();
-        let settings = AttackSettings {
+        AttackSettings {
             variant: Variant::PA,
             confidence_threshold: defaults.confidence_threshold,
             disagreement_share: defaults.disagreement_share,
             ..self.attack(harness)
-        };
-        Ok(Key::new(self.name("self-training"), &[&stage_one.hash, &json(&settings)?]))
+        }
     }
+
+    /// The step that lets the pretrained attack model teach itself.
+    pub(super) fn self_training_key(&self, harness: &Harness, stage_one: &Key) -> Result<Key> {
+        Ok(Key::new(self.name("self-training"), &[&stage_one.hash, &json(&self.self_training(harness))?]))
+    }
+}
+
+/// Whether any attack has a teacher, whose place self-training could take.
+pub(super) fn taught(harness: &Harness) -> bool {
+    variants(harness).iter().any(|variant| *variant != Variant::P)
 }
 
 /// The variants of the attack that a grid runs.

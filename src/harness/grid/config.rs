@@ -26,7 +26,7 @@ pub struct Harness {
     pub datasets: Vec<DatasetEntry>,
     /// The architectures, of models and attack models alike.
     pub backbones: Vec<Backbone>,
-    /// The unlearning methods: RT, FT, GA, FF, IU, WP. RT is needed for the control.
+    /// The unlearning methods: RT, FT, GA, FF, IU, WP. RT is the strictest control of the others.
     pub methods: Vec<String>,
     /// How original models are trained.
     pub train: PartialTrain,

@@ -110,14 +110,20 @@ fn sets(source: &Source, scratch: &Path, progress: &mut dyn FnMut(Progress)) -> 
     match (source, source.drawing()) {
         (Source::Files { format, path }, _) => read(*format, path, progress),
         (_, Some(options)) => {
-            // Drawing is as quick as it is repeatable: a folder that is not whole is drawn anew.
-            let whole = scratch.join("whole");
-            if !whole.exists() {
-                if scratch.exists() {
-                    std::fs::remove_dir_all(scratch).map_err(|error| Error::io(scratch, &error))?;
+            // Drawn beside its place and moved there, by whichever process is first.
+            if !scratch.exists() {
+                let mut name = scratch.file_name().unwrap_or_default().to_os_string();
+                name.push(format!(".{}.partial", std::process::id()));
+                let partial = scratch.with_file_name(name);
+                if partial.exists() {
+                    std::fs::remove_dir_all(&partial).map_err(|error| Error::io(&partial, &error))?;
                 }
-                draw(scratch, &options, progress)?;
-                crate::files::write(&whole, b"")?;
+                draw(&partial, &options, progress)?;
+                match std::fs::rename(&partial, scratch) {
+                    Err(error) if !scratch.exists() => return Err(Error::io(scratch, &error)),
+                    Err(_) => std::fs::remove_dir_all(&partial).map_err(|error| Error::io(&partial, &error))?,
+                    Ok(()) => {}
+                }
             }
             read(DataSet::Folder, scratch, progress)
         }

@@ -1,6 +1,6 @@
 //! A grid as a list of steps with their keys, and what each needs. Whoever runs them, in whichever order, gets the same results.
 
-use super::column::Column;
+use super::column::{Column, taught};
 use super::config::Harness;
 use super::data::SplitRecord;
 use super::store::Key;
@@ -80,7 +80,7 @@ pub(super) struct Plan {
 
 /// How many steps a grid has for a data set and seed, apart from reading its images.
 pub(super) fn steps_per_split(harness: &Harness) -> usize {
-    harness.backbones.len() * (5 + 2 * harness.methods.len())
+    harness.backbones.len() * (4 + usize::from(taught(harness)) + 2 * harness.methods.len())
 }
 
 impl Plan {
@@ -119,7 +119,9 @@ impl Plan {
         let model = add(key.clone(), Work::ProbeOnly);
         let target = Target::ProbeOnly;
         add(column.attack_key(harness, target, &key, &first)?, Work::Attack { target, model, stage_one });
-        add(column.self_training_key(harness, &first)?, Work::SelfTraining { original, stage_one });
+        if taught(harness) {
+            add(column.self_training_key(harness, &first)?, Work::SelfTraining { original, stage_one });
+        }
         self.columns.push(column);
         Ok(())
     }

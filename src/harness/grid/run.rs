@@ -99,6 +99,7 @@ pub fn run(
     let splits = harness.datasets.len() * harness.seeds.len();
     let of = splits * (1 + plan::steps_per_split(harness));
     let mut images = Images { harness, workspace, fingerprints: BTreeMap::new(), kept: None };
+    images.clear_partial()?;
     let mut read = Vec::new();
     for entry in 0..harness.datasets.len() {
         for &seed in &harness.seeds {
@@ -112,7 +113,11 @@ pub fn run(
     }
     let plan = Plan::of(harness, &read, device)?;
     match workers {
-        Some(workers) => workers::run(&plan, workspace, workers, splits, hooks)?,
+        Some(workers) => {
+            // They read their own.
+            images.kept = None;
+            workers::run(&plan, workspace, workers, splits, hooks)?;
+        }
         None => {
             for (place, step) in plan.steps.iter().enumerate() {
                 hooks.go_on()?;
@@ -194,6 +199,10 @@ fn execute(
 ) -> Result<()> {
     let column = plan.columns.get(step.column).ok_or_else(|| Error::unexpected("a step without a column"))?;
     let split = images.get(column.entry, column.seed, hooks)?;
+    if split.record() != column.record {
+        let error = Error::data("the images are not those that were split when the grid began").at(&column.dataset);
+        return Err(error.help("put them back, or delete the step of that name to split them anew"));
+    }
     let folder_of = |place: usize| -> Result<PathBuf> {
         let step = plan.steps.get(place).ok_or_else(|| Error::unexpected("a step that is not in the plan"))?;
         Ok(workspace.folder(&step.key))
@@ -247,6 +256,22 @@ struct Images<'a> {
 impl Images<'_> {
     fn entry(&self, entry: usize) -> Result<&DatasetEntry> {
         self.harness.datasets.get(entry).ok_or_else(|| Error::unexpected("a data set that is not in the grid"))
+    }
+
+    /// Removes drawings that a process left which was killed while it drew.
+    fn clear_partial(&self) -> Result<()> {
+        let folder = self.workspace.root().join("images");
+        let entries = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(|error| Error::io(&folder, &error))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(|error| Error::io(&folder, &error))?.path();
+            if path.extension().is_some_and(|extension| extension == "partial") {
+                std::fs::remove_dir_all(&path).map_err(|error| Error::io(&path, &error))?;
+            }
+        }
+        Ok(())
     }
 
     fn fingerprint(&mut self, place: usize) -> Result<String> {

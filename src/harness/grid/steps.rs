@@ -10,7 +10,7 @@ use super::data::Split;
 use super::plan::Target;
 use super::run::{Hooks, Stage};
 use super::store::Key;
-use crate::attack::{Progress, Variant};
+use crate::attack::{AttackSettings, Progress, Variant};
 use crate::data::{Augment, Batches, ImageSet};
 use crate::error::{Error, Place, Result};
 use crate::graph::Model;
@@ -21,7 +21,7 @@ use crate::metrics::accuracy;
 use crate::nets::{self, InputShape};
 use crate::report::verdict::SELF_TRAINING;
 use crate::report::{Record, Scores};
-use crate::tensor::Device;
+use crate::tensor::{Device, device_kind};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::samples::resident;
 use crate::train::{self, Control};
@@ -132,13 +132,14 @@ pub(super) fn train_original(site: &Site, hooks: &mut Hooks) -> Result<Trained> 
     })
 }
 
-/// Trains a model on D_p alone. It has no test set: the probing images are what it knows.
+/// Trains a model on D_p alone. It has no test set: its accuracy there is that on the probing images, which it knows.
 pub(super) fn train_probe_only(site: &Site, hooks: &mut Hooks) -> Result<UnlearnedModel> {
     let split = site.split;
     let model = train_on(&split.probe, site, hooks)?;
-    let scored = Scored { forget: &split.forget, retain: &split.retain, test: None, adapter: &split.adapter };
+    let scored = Scored { forget: &split.forget, retain: &split.retain, test: Some(&split.probe), adapter: &split.adapter };
     Ok(UnlearnedModel {
-        scores: scored.score(&model)?,
+        // Whoever has seen the test images tells nothing about membership by them.
+        scores: Scores { mia_efficacy: None, ..scored.score(&model)? },
         strength: None,
         notes: serde_json::Value::Null,
         model_sha256: save(&model, site)?,
@@ -188,42 +189,46 @@ pub(super) fn unlearn(method: &dyn Method, original: Option<&Path>, site: &Site,
 
 /// Pretrains the attack model, by an audit that goes no further.
 pub(super) fn stage_one(original: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
-    attack("original", original, None, &[Variant::P], site, hooks)
+    let settings = site.column.stage_one(site.harness);
+    attack("original", original, None, (&settings, &[Variant::P]), site, hooks)
 }
 
 /// Lets the attack model teach itself. The audit has a model to compare with, which is nobody's here: what concerns it stays empty.
 pub(super) fn self_training(original: &Path, stage_one: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
-    let mut attacked = attack(SELF_TRAINING, original, Some(stage_one), &[Variant::PA], site, hooks)?;
+    let settings = site.column.self_training(site.harness);
+    let mut attacked = attack(SELF_TRAINING, original, Some(stage_one), (&settings, &[Variant::PA]), site, hooks)?;
     attacked.records = attacked.records.into_iter().map(Record::without_model).collect();
     Ok(attacked)
 }
 
 /// Attacks one model with all of the grid's variants.
 pub(super) fn attack_all(target: Target, model: &Path, stage_one: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
-    attack(target.name(), model, Some(stage_one), &variants(site.harness), site, hooks)
+    let settings = site.column.attack(site.harness);
+    attack(target.name(), model, Some(stage_one), (&settings, &variants(site.harness)), site, hooks)
 }
 
 fn attack(
     name: &str,
     model: &Path,
     stage_one_of: Option<&Path>,
-    variants: &[Variant],
+    (settings, variants): (&AttackSettings, &[Variant]),
     site: &Site,
     hooks: &mut Hooks,
 ) -> Result<Attacked> {
-    let &Site { harness, column, split, folder, device, .. } = site;
+    let &Site { column, split, folder, device, .. } = site;
     let model = Model::open(model, device).at(|| model.display())?;
-    let settings = column.attack(harness);
     let audit = Audit {
         model: &model,
         forget: &split.forget,
         probe: &split.probe,
         adapter: &split.adapter,
-        settings: &settings,
+        settings,
         variants,
         results: folder,
         stage_one_of,
         device,
+        // The step's key has everything that its result depends on, and nothing else.
+        identity: Some(&site.step.hash),
     };
     let stop = hooks.stop;
     let mut show = |progress: &Progress| hooks.stage(Stage::Attack(progress));
@@ -242,5 +247,10 @@ fn attack(
     };
     notes.extend(summary.notes);
     let right = outcome.variants.iter().map(|variant| right(&variant.course.attack.classes)).collect();
-    Ok(Attacked { records: summary.records, right, notes })
+    let mut records = summary.records;
+    for record in &mut records {
+        // Which of several devices a step came to is nobody's choice.
+        record.provenance.device = device_kind(device);
+    }
+    Ok(Attacked { records, right, notes })
 }

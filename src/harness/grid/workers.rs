@@ -192,7 +192,7 @@ fn tail(mut source: impl Read) -> String {
     let mut buffer = [0; 4096];
     while let Ok(read @ 1..) = source.read(&mut buffer) {
         kept.extend_from_slice(buffer.get(..read).unwrap_or_default());
-        let surplus = kept.len().saturating_sub(1000);
+        let surplus = kept.len().saturating_sub(300);
         kept.drain(..surplus);
     }
     String::from_utf8_lossy(&kept).trim().to_string()

@@ -92,7 +92,7 @@ fn far_more(page: &mut Page, results: &Rows, excess: &Rows, methods: &[String]) 
     let by_excess: Vec<&str> =
         LEAKY.into_iter().filter(|method| value(method, "excess_low") > value("FT", "excess").max(0.0)).collect();
     page.line(&format!(
-        "3. *The same in excess over RT*, the same attack on the retrained model (each interval above zero and above FT's excess). {}: {}; FT {}; WP {} points with 95 % intervals over the images of all seeds.",
+        "3. *The same in excess over RT*, the same attack on the retrained model (each interval above zero and above FT's excess). {}: {}; FT {}; WP {} points with 95 % intervals over the seeds.",
         held(by_excess.len() == LEAKY.len()),
         named(&LEAKY, &interval),
         interval("FT"),
@@ -149,7 +149,7 @@ fn unlearned_recovers(page: &mut Page, results: &Rows, methods: &[String]) {
 
 /// What every attack reaches beyond each control, all seeds together.
 fn controls(page: &mut Page, excess: &Rows) {
-    page.line("## Beyond the controls\n\nP+U+A, images of all seeds together: the accuracy of the attack, and in points what it is beyond the same attack on the retrained model, beyond the same attack on a model that knows the probing images alone, and beyond an attack model that teaches itself.\n");
+    page.line("## Beyond the controls\n\nP+U+A, means over the seeds: the accuracy of the attack, and in points, with 95 % intervals over the seeds (Student's t), what it is beyond the same attack on the retrained model, beyond the same attack on a model that knows the probing images alone, and beyond an attack model that teaches itself. In parentheses, in how many of the seeds the verdict over their images is that more comes back.\n");
     let rows: Rows = excess.iter().filter(|row| row["variant"] == "P+U+A" && row["seed"] == "all").cloned().collect();
     let mut lines = Vec::new();
     for method in distinct(&rows, "method") {
@@ -159,9 +159,21 @@ fn controls(page: &mut Page, excess: &Rows) {
         for control in ["RT", "probe-only", "self-training"] {
             line.push(of(control).map_or_else(String::new, |row| {
                 let get = |column: &str| number(row, column).unwrap_or(f64::NAN);
-                let p = get("mcnemar_p");
-                let p = if p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") };
-                format!("{:+.2} ({:+.2} to {:+.2}), p {p}", get("excess"), get("excess_low"), get("excess_high"))
+                let seeds: Vec<&Row> = excess
+                    .iter()
+                    .filter(|other| {
+                        ["dataset", "backbone", "method", "variant", "control"].iter().all(|key| other[*key] == row[*key])
+                            && other["seed"] != "all"
+                    })
+                    .collect();
+                let more = seeds.iter().filter(|row| row["verdict"].starts_with("more")).count();
+                format!(
+                    "{:+.2}, {:+.2} to {:+.2} ({more} of {})",
+                    get("excess"),
+                    get("excess_low"),
+                    get("excess_high"),
+                    seeds.len()
+                )
             }));
         }
         lines.push(line);
