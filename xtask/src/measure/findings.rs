@@ -36,6 +36,17 @@ pub fn write(page: &mut Page, results: &Rows, excess: &Rows) {
         .filter(|name| !["probe-only", "self-training"].contains(&name.as_str()))
         .collect();
     page.line("## The paper's findings\n");
+    let ends: Vec<&Row> = results
+        .iter()
+        .filter(|row| row["variant"] == "P+U+A" && row["class"] == "all" && methods.contains(&row["method"]))
+        .collect();
+    let limited = ends.iter().filter(|row| row["stop_reason"] == "iterations").count();
+    let agreement: Vec<f64> = ends.iter().filter_map(|row| number(row, "agreement_rate")).collect();
+    page.line(&format!(
+        "Of {} attacks by P+U+A, {limited} ended at the limit of iterations, the others because Acc_A had not improved for as long as `patience` says; both models then agreed on {} of the forget images. Where models do not agree yet, longer attacks would bring more of what M_U knows to M_A.\n",
+        ends.len(),
+        spread(&agreement)
+    ));
     positive(page, results, &methods);
     far_more(page, results, excess, &methods);
     ablation(page, results, &methods);
@@ -97,6 +108,12 @@ fn far_more(page: &mut Page, results: &Rows, excess: &Rows, methods: &[String]) 
         named(&LEAKY, &interval),
         interval("FT"),
         interval("WP")
+    ));
+    let in_u = |method: &str| format!("{method} {}", spread(&values(results, method, "P+U+A", "excess_u")));
+    let others: Vec<String> = methods.iter().filter(|method| method.as_str() != "RT").map(|method| in_u(method)).collect();
+    page.line(&format!(
+        "   In M_U itself, after the attack, the excess over RT's M_U after the same attack: {} points.",
+        others.join(", ")
     ));
     // R_R says that a method leaks more than retraining; excess says whether it does.
     let disagree: Vec<String> = methods
