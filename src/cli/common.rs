@@ -39,6 +39,9 @@ impl Compute {
         let all = if devices.is_empty() { std::slice::from_ref(&self.device) } else { devices };
         let opened = all.iter().map(|choice| choice.open()).collect::<Result<Vec<Device>>>()?;
         let jobs = jobs.unwrap_or(opened.len());
+        if jobs == 0 {
+            return Err(Error::usage("--jobs is 0: nothing would be done"));
+        }
         if jobs < opened.len() {
             return Err(Error::usage(format!("--jobs {jobs} leaves some of {} devices without work", opened.len())));
         }
