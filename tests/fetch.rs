@@ -141,7 +141,7 @@ fn a_server_that_knows_no_ranges_sends_all_of_it_again() {
 fn wrong_bytes_are_not_believed_and_not_kept() {
     let folder = Folder::new();
     let target = folder.path("file.bin");
-    let wrong = |change: fn(&mut Vec<u8>)| {
+    let wrong = |change: fn(&mut Vec<u8>), said: &str| {
         let server = Server::start(move |_, from| {
             let mut answer = part(from, usize::MAX);
             change(&mut answer.body);
@@ -149,11 +149,16 @@ fn wrong_bytes_are_not_believed_and_not_kept() {
         });
         let error = get(&server, &target).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
-        assert!(error.to_string().contains("SHA-256") && error.to_string().contains("file.bin"), "{error}");
+        assert!(error.to_string().contains(said) && error.to_string().contains("file.bin"), "{error}");
         assert_eq!(fs::read_dir(folder.path("")).unwrap().count(), 0, "nothing is left behind");
     };
-    wrong(|body| body[1234] ^= 1);
-    wrong(|body| body.extend([0; 5]));
+    wrong(|body| body[1234] ^= 1, "SHA-256");
+    wrong(|body| body.extend([0; 5]), "800005 bytes there, 800000 were published");
+    // The front door of a network that wants a password first.
+    wrong(|body| body.truncate(5), "the server has 5 bytes there");
+    let server = Server::start(|_, from| part(from, usize::MAX));
+    get(&server, &target).unwrap();
+    assert!(fs::read(&target).unwrap() == content(), "and spoils no later download");
 }
 
 #[test]

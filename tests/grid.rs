@@ -169,6 +169,50 @@ fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
     }
 }
 
+/// Steps are known by what they read, not by where it lies; a part of a grid is run by workers as well as by one process.
+#[test]
+fn images_are_known_by_their_content() {
+    use cmira::data::draw::{DrawOptions, draw};
+    let folder = Folder::new();
+    let options = DrawOptions { train_per_class: 6, test_per_class: 3, size: 16, ..DrawOptions::default() };
+    draw(&folder.path("here"), &options, &mut |_| ()).unwrap();
+    let grid = |path: &Path, share: &str| {
+        let entry = |name: &str, path: &str| {
+            format!(
+                "  - {{name: {name}, source: {{kind: files, format: folder, path: {path}}}, forget_classes: [ring, disc], \
+                 train_share: 1, forget_share: {share}}}\n"
+            )
+        };
+        let other = "seeds: [3]\nbackbones: [resnet8]\nmethods: [RT, FF]\ntrain: {epochs: 1, batch_size: 16}\nunlearn:\n  \
+                     - {method: FF, alpha: 10, curvature_images: 20}\n  - {method: FF, dataset: other, alpha: 20}\nattack: \
+                     {head_width: 8, pretrain: {epochs: 1, batch_size: 16}, mutual: {epochs: 1, batch_size: 16}, iterations: 1}\n";
+        format!("{other}ablation: false\ndatasets:\n{}{}", entry("one", text(path)), entry("other", "nowhere"))
+    };
+    let out = folder.path("out");
+    let run = |name: &str, grid: &str| {
+        let file = save(&folder, name, grid);
+        let all = [arguments(&file, &out).as_slice(), &["--only", "dataset=one", "--jobs", "2"]].concat();
+        let (code, _, errors) = cmira(&all);
+        assert_eq!(code, 0, "{errors}");
+        errors.lines().filter(|line| line.starts_with('[')).map(String::from).collect::<Vec<String>>()
+    };
+    assert_eq!(run("grid.yaml", &grid(&folder.path("here"), "0.5")).len(), 1 + 5 + 2 * 2);
+    let first = tables(&out);
+    std::fs::rename(folder.path("here"), folder.path("there")).unwrap();
+    let moved = run("moved.yaml", &grid(&folder.path("there"), "0.5"));
+    assert!(moved.len() == 1 && moved[0].contains("data-one-3"), "{moved:?}");
+    assert!(tables(&out) == first);
+    // Another forget set: what was trained on all training images, and on the probing images for the attack, stays.
+    let others = run("share.yaml", &grid(&folder.path("there"), "0.34"));
+    assert!(
+        others.len() == 8 && others.iter().all(|step| !step.contains(" train-") && !step.contains("stage-one")),
+        "{others:?}"
+    );
+    // What was run is kept beside it, without what was left out.
+    let text = std::fs::read_to_string(out.join("grid-as-read.yaml")).unwrap();
+    assert!(text.contains("dataset") && !text.contains("nowhere"), "{text}");
+}
+
 #[test]
 fn files_that_make_no_sense_are_refused_with_their_place() {
     let folder = Folder::new();
@@ -191,6 +235,15 @@ fn files_that_make_no_sense_are_refused_with_their_place() {
     refused("[resnet8]", "[resnet9]", "resnet9");
     refused("head_width: 8", "seed: 4", "seed is set here");
     refused("head_width: 8", "mixup_alpha: -1", "mixup_alpha");
+    refused("head_width: 8", "backbone: vgg5", "backbone is set here");
+    refused("head_width: 8", "variant: P+U", "variant is set here");
+    refused("margin: 100", "margin: -5", "margin is -5");
+    refused("margin: 100", "margin: .nan", "margin is NaN");
+    refused("[1.0e-4, 1.0e-3]", "[]", "calibrate needs strengths");
+    refused("[1.0e-4, 1.0e-3]", "[-1]", "calibrate needs strengths");
+    refused("alpha: 10", "alpha: 10, calibrate: [1]", "calibrate would choose it");
+    refused("method: FF", "backbone: vgg5, method: FF", "no backbone vgg5");
+    refused("[ring, disc]", "[ring, ring]", "'ring' twice");
     assert!(!folder.path("out").exists(), "nothing is made for a grid that is refused");
     let file = save(&folder, "classes.yaml", &SMALL.replace("[ring, disc]", "[ring, disk]"));
     let (code, _, errors) = cmira(&arguments(&file, &folder.path("out")));

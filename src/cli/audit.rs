@@ -155,6 +155,10 @@ fn audit(args: &Args) -> Result<()> {
     let main = of(&model, if compared { &with_self } else { plain }, &args.out, None);
     audit::admit(&main).at(|| model_path.display())?;
     if let Some((path, control)) = &given {
+        if control.sha256() == model.sha256() {
+            let error = Error::usage("the control is the audited model itself, and would excuse everything");
+            return Err(error.at(format!("--control {}", path.display())));
+        }
         audit::admit(&of(control, plain, &args.out, None)).at(|| format!("control: {}", path.display()))?;
     }
     let first = i64::try_from(forget.len().min(COMPARED_IMAGES)).map_err(Error::unexpected)?;
@@ -166,8 +170,12 @@ fn audit(args: &Args) -> Result<()> {
     for note in witnessed.notes.iter().chain(control_witnessed.iter().flat_map(|witnessed| &witnessed.notes)) {
         reporter.warn(note);
     }
-    let with_control = compared || given.is_some();
+    let labelled = forget.labels.iter().any(Option::is_some);
+    let with_control = labelled && (compared || given.is_some());
     let mut witnessed = witnessed;
+    if !labelled && !args.no_control {
+        witnessed.notes.push("no control was run: without labels of the forget images there is nothing to compare".to_string());
+    }
     if with_control {
         // Results are written before the control is run for as long again, and are not finished before it is.
         witnessed.notes.push(controls::PENDING.to_string());

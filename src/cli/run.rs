@@ -51,7 +51,7 @@ pub struct Args {
 }
 
 /// The grid that a folder was last run with, as it was read and restricted.
-const AS_READ: &str = "harness.yaml";
+const AS_READ: &str = "grid-as-read.yaml";
 
 pub fn run(args: &Args) -> Result<()> {
     if args.print_schema {

@@ -204,6 +204,14 @@ fn attempt(
             return Err(Broken::Final(error.help("give another address that has the same file with --from")));
         }
     }
+    // A page that says something else, such as a network's front door, is no beginning of the file.
+    let stated = response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let (200, Some(stated)) = (status, stated)
+        && stated != remote.bytes
+    {
+        let error = Error::data(format!("the server has {stated} bytes there, {} were published", remote.bytes)).at(remote.url);
+        return Err(Broken::Final(error.help("give another address that has the same file with --from")));
+    }
     let failed = |error: std::io::Error| Broken::Final(Error::io(part, &error));
     let mut file = OpenOptions::new().create(true).append(true).open(part).map_err(failed)?;
     let mut held = start;

@@ -137,12 +137,18 @@ pub fn write_indices(path: &Path, set: &ImageSet, roles: &[(&str, &[usize])]) ->
                 .names
                 .get(*index)
                 .ok_or_else(|| Error::data(format!("there is no image {index} in a set of {}", set.len())).at(path.display()))?;
-            csv.write_record([*role, &index.to_string(), name]).map_err(failed)?;
+            csv.write_record([*role, &index.to_string(), &harmless(name)]).map_err(failed)?;
         }
     }
     body.extend(csv.into_inner().map_err(|error| Error::unexpected(error.error()).at(path.display()))?);
     let head = format!("{HASH_LINE}{}\n", hex(&Sha256::digest(&body)));
     write_atomically(path, &[head.as_bytes(), &body])
+}
+
+/// A path that no spreadsheet takes for a formula; it leads to the same file.
+fn harmless(name: &str) -> String {
+    let risky = name.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    if risky { format!("./{name}") } else { name.to_string() }
 }
 
 /// Reads what [`write_indices`] wrote: the roles in their order, each with its positions.
@@ -171,7 +177,7 @@ fn parse_indices(path: &Path, set: &ImageSet) -> Result<Vec<(String, Vec<usize>)
     let mut seen = BTreeSet::new();
     for record in csv::Reader::from_reader(table.as_bytes()).into_deserialize::<(String, usize, String)>() {
         let (role, index, image) = record.map_err(Error::data)?;
-        if set.names.get(index) != Some(&image) {
+        if set.names.get(index).map(|name| harmless(name)) != Some(image.clone()) {
             return Err(Error::data(format!("image {index} of the set is not '{image}'")));
         }
         let position = match roles.iter().position(|(known, _)| *known == role) {

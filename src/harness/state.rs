@@ -1,5 +1,6 @@
 //! What an interrupted audit leaves behind, so that the same command goes on where it stopped.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use crate::tensor::{Tensor, write_safetensors};
 /// The stored state of one audit: a folder inside its results.
 pub struct Store {
     folder: PathBuf,
+    /// Held until the audit ends, however it ends.
+    _lock: File,
 }
 
 /// What is stored beside the tensors.
@@ -48,10 +51,20 @@ impl Store {
     /// state of another audit is refused, so that results never mix.
     ///
     /// # Errors
-    /// Usage, when the folder belongs to another audit.
+    /// Usage, when the folder belongs to another audit, or one is at work in it.
     pub fn open(results: &Path, identity: &str) -> Result<Store> {
         let folder = results.join("state");
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
+        let path = folder.join("lock");
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| Error::io(&path, &e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let error = Error::usage("another audit is at work in this folder").at(results.display());
+                return Err(error.help("wait for it to end, or choose another --out"));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(&path, &error)),
+        }
         let file = folder.join("identity.txt");
         match std::fs::read_to_string(&file) {
             Ok(found) if found == identity => {}
@@ -64,7 +77,7 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => files::write(&file, identity.as_bytes())?,
             Err(error) => return Err(Error::io(&file, &error)),
         }
-        Ok(Store { folder })
+        Ok(Store { folder, _lock: lock })
     }
 
     /// Where a training run within the audit keeps its checkpoint.

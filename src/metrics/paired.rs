@@ -70,16 +70,24 @@ pub struct Comparison {
     pub p: f64,
 }
 
-/// Mean of differences, one a seed, and its 95 % interval by Student's t: what another seed would give, model, split and all. `None` for
-/// fewer than two.
-pub fn over_seeds(differences: &[f64]) -> Option<(f64, (f64, f64))> {
-    let n = differences.len();
+/// Mean difference of comparisons, one a seed, and its 95 % interval by Student's t: what another seed would give, model, split and all.
+/// Seeds that agree by chance make no certainty: their variance counts for no less than what the images alone give. `None` for fewer than
+/// two.
+pub fn over_seeds(seeds: &[Comparison]) -> Option<(f64, (f64, f64))> {
+    let n = seeds.len();
     if n < 2 {
         return None;
     }
-    let mean = differences.iter().sum::<f64>() / n as f64;
-    let variance = differences.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
-    let half = quantile(n - 1) * (variance / n as f64).sqrt();
+    let mean = seeds.iter().map(|seed| seed.difference).sum::<f64>() / n as f64;
+    let between = seeds.iter().map(|seed| (seed.difference - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+    // Of a mean over images of -1, 0 and 1, in points.
+    let within = |seed: &Comparison| {
+        let images = seed.images as f64;
+        let discordant = (seed.gained + seed.lost) as f64 / images;
+        1e4 * (discordant - (seed.difference / 100.0).powi(2)) / images
+    };
+    let within = seeds.iter().map(within).sum::<f64>() / n as f64;
+    let half = quantile(n - 1) * (between.max(within) / n as f64).sqrt();
     Some((mean, (mean - half, mean + half)))
 }
 
@@ -144,7 +152,17 @@ mod tests {
     #[test]
     fn seeds_are_compared_by_students_t() {
         // scipy.stats.t.interval(0.95, 2, loc=mean, scale=sem) of 1, 2 and 6.
-        let (mean, (low, high)) = over_seeds(&[1.0, 2.0, 6.0]).unwrap();
+        let of = |difference: f64, images: usize, gained: usize, lost: usize| Comparison {
+            images,
+            accuracy: 50.0,
+            control: 50.0 - difference,
+            difference,
+            interval: (0.0, 0.0),
+            gained,
+            lost,
+            p: 1.0,
+        };
+        let (mean, (low, high)) = over_seeds(&[of(1.0, 1000, 10, 0), of(2.0, 1000, 20, 0), of(6.0, 1000, 60, 0)]).unwrap();
         assert!(
             (mean - 3.0).abs() < 1e-12 && (low + 3.572_410_608).abs() < 1e-6 && (high - 9.572_410_608).abs() < 1e-6,
             "{low} {high}"
@@ -153,7 +171,11 @@ mod tests {
         for (freedom, expected) in [(1, 12.706_204_736), (10, 2.228_138_852), (11, 2.200_985_160), (29, 2.045_229_642)] {
             assert!((quantile(freedom) - expected).abs() < 2e-5, "{freedom}: {}", quantile(freedom));
         }
-        assert_eq!(over_seeds(&[1.0]), None);
+        // One of eight images in every seed: they do not differ, and are not sure for that.
+        let (mean, (low, high)) = over_seeds(&[of(12.5, 8, 1, 0); 3]).unwrap();
+        // 1 / 8 - 1 / 64 = 7 / 64 of eight images: 11.693 points a seed, 6.7508 for three, times 4.30265.
+        assert!((mean - 12.5).abs() < 1e-12 && (low + 16.546_2).abs() < 1e-3 && (high - 41.546_2).abs() < 1e-3, "{low} {high}");
+        assert_eq!(over_seeds(&[of(1.0, 10, 1, 0)]), None);
     }
 
     #[test]

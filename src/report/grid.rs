@@ -218,7 +218,8 @@ fn summarised(records: &[Record], of: fn(&[f64]) -> Option<f64>) -> Vec<Record> 
             continue;
         }
         let all: Vec<&Record> = records.iter().filter(|other| same(other, record)).collect();
-        let over = |get: fn(&Record) -> Option<f64>| of(&all.iter().filter_map(|r| get(r)).collect::<Vec<f64>>());
+        // A mean of fewer seeds would look like any other.
+        let over = |get: fn(&Record) -> Option<f64>| of(&all.iter().map(|r| get(r)).collect::<Option<Vec<f64>>>()?);
         let classes = record.classes.iter().map(|class| {
             let here: Vec<&ClassRecord> =
                 all.iter().flat_map(|r| &r.classes).filter(|other| other.class == class.class).collect();

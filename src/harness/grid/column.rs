@@ -28,38 +28,58 @@ pub(super) struct Column {
     /// The step that read the images, and what it found.
     pub data: Key,
     pub record: SplitRecord,
+    /// How images are turned into numbers, as JSON.
+    adapter: String,
 }
 
 impl Column {
-    pub(super) fn new(harness: &Harness, entry: usize, backbone: Backbone, seed: u64, data: Key, record: SplitRecord) -> Column {
-        let dataset = harness.datasets.get(entry).map_or_else(String::new, |entry| entry.name.clone());
-        Column { entry, dataset, backbone, seed, data, record }
+    pub(super) fn new(
+        harness: &Harness,
+        entry: usize,
+        backbone: Backbone,
+        seed: u64,
+        data: Key,
+        record: SplitRecord,
+    ) -> Result<Column> {
+        let found = harness.datasets.get(entry).ok_or_else(|| Error::unexpected("a data set that is not in the grid"))?;
+        let (dataset, adapter) = (found.name.clone(), json(&found.adapter())?);
+        Ok(Column { entry, dataset, backbone, seed, data, record, adapter })
     }
 
     fn name(&self, what: &str) -> String {
         format!("{what}-{}-{}-{}", self.dataset, self.backbone, self.seed)
     }
 
+    /// What a step reads of the images: sets by their content, wherever they lie, and how they are turned into numbers.
+    fn reads(&self, sets: &[&String]) -> Result<String> {
+        json(&(sets, &self.record.shape, self.record.classes, &self.adapter))
+    }
+
     /// The step that trains the original model.
     pub(super) fn train_key(&self, harness: &Harness, device: Device) -> Result<Key> {
-        self.trained("train", harness, device)
+        let record = &self.record;
+        let images = self.reads(&[&record.train_sha256, &record.probe_sha256])?;
+        let settings = json(&harness.training(self.seed))?;
+        Ok(Key::new(self.name("train"), &[&images, &settings, &compute_name(device)]))
     }
 
     /// The step that trains a model on the probing set alone.
     pub(super) fn probe_only_key(&self, harness: &Harness, device: Device) -> Result<Key> {
-        self.trained("probe-only", harness, device)
-    }
-
-    fn trained(&self, what: &str, harness: &Harness, device: Device) -> Result<Key> {
         let settings = json(&harness.training(self.seed))?;
-        Ok(Key::new(self.name(what), &[&self.data.hash, &json(&self.record)?, &settings, &compute_name(device)]))
+        Ok(Key::new(self.name("probe-only"), &[&self.scored()?, &settings, &compute_name(device)]))
     }
 
     /// The step that unlearns. Retraining does not depend on the original.
     pub(super) fn unlearn_key(&self, method: &dyn Method, cell: &CellUnlearn, train: &Key, device: Device) -> Result<Key> {
-        let start = if method.needs().start == Start::Fresh { &self.data.hash } else { &train.hash };
+        let start = if method.needs().start == Start::Fresh { "" } else { &train.hash };
         let name = self.name(&format!("unlearn-{}", method.name().to_lowercase()));
-        Ok(Key::new(name, &[start, &json(cell)?, &compute_name(device)]))
+        Ok(Key::new(name, &[start, &self.scored()?, &json(cell)?, &compute_name(device)]))
+    }
+
+    /// The sets on which unlearned models are scored.
+    fn scored(&self) -> Result<String> {
+        let record = &self.record;
+        self.reads(&[&record.retain_sha256, &record.forget_sha256, &record.probe_sha256])
     }
 
     /// The attack's settings in this column.
@@ -86,15 +106,15 @@ impl Column {
 
     /// The step that pretrains the attack model.
     pub(super) fn stage_one_key(&self, harness: &Harness, device: Device) -> Result<Key> {
-        let settings = json(&self.stage_one(harness))?;
-        Ok(Key::new(self.name("stage-one"), &[&self.data.hash, &settings, &compute_name(device)]))
+        let (images, settings) = (self.reads(&[&self.record.probe_sha256])?, json(&self.stage_one(harness))?);
+        Ok(Key::new(self.name("stage-one"), &[&images, &settings, &compute_name(device)]))
     }
 
     /// The step that attacks one model.
     pub(super) fn attack_key(&self, harness: &Harness, target: Target, model: &Key, stage_one: &Key) -> Result<Key> {
         let name = self.name(&format!("attack-{}", target.name().to_lowercase()));
         let settings = json(&(self.attack(harness), variants(harness)))?;
-        Ok(Key::new(name, &[&model.hash, &stage_one.hash, &settings]))
+        Ok(Key::new(name, &[&model.hash, &stage_one.hash, &self.record.forget_sha256, &settings]))
     }
 
     /// The settings that self-training depends on. The sets' share and threshold do not matter: it never disagrees.
@@ -110,7 +130,8 @@ impl Column {
 
     /// The step that lets the pretrained attack model teach itself.
     pub(super) fn self_training_key(&self, harness: &Harness, stage_one: &Key) -> Result<Key> {
-        Ok(Key::new(self.name("self-training"), &[&stage_one.hash, &json(&self.self_training(harness))?]))
+        let settings = json(&self.self_training(harness))?;
+        Ok(Key::new(self.name("self-training"), &[&stage_one.hash, &self.record.forget_sha256, &settings]))
     }
 }
 

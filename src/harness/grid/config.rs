@@ -240,6 +240,14 @@ impl Harness {
             "seed" => self.seeds.retain(|seed| seed.to_string() == value),
             _ => return Err(Error::usage(format!("unknown key '{key}'")).help("one of dataset, backbone, method, seed")),
         }
+        // Settings of what is left out would name nothing.
+        let left: Vec<String> = self.datasets.iter().map(|entry| entry.name.clone()).collect();
+        let (backbones, methods) = (self.backbones.clone(), self.methods.clone());
+        self.unlearn.retain(|entry| {
+            entry.dataset.as_ref().is_none_or(|name| left.contains(name))
+                && entry.backbone.is_none_or(|backbone| backbones.contains(&backbone))
+                && methods.iter().any(|name| name.eq_ignore_ascii_case(&entry.method))
+        });
         let empty = self.datasets.is_empty() || self.backbones.is_empty() || self.seeds.is_empty();
         let gone = key == "method" && !self.methods.iter().any(|name| name.eq_ignore_ascii_case(value));
         if empty || gone {
@@ -286,8 +294,15 @@ impl Harness {
         }
         self.training(0).0.check().map_err(|error| error.at("train"))?;
         self.attack.validate().map_err(|error| error.at("attack"))?;
-        if self.attack.seed != 0 {
+        let default = AttackSettings::default();
+        if self.attack.seed != default.seed {
             return refuse("attack", "seed is set here, but every seed of a cell follows from `seeds`");
+        }
+        if self.attack.backbone != default.backbone {
+            return refuse("attack", "backbone is set here, but every attack model has that of its cell");
+        }
+        if self.attack.variant != default.variant {
+            return refuse("attack", "variant is set here, but the tables are of P+U+A, and of the others with `ablation: true`");
         }
         for (dataset, backbone, method) in self.cells() {
             let cell = self.unlearning(&dataset.name, backbone, method, 0);
@@ -300,6 +315,21 @@ impl Harness {
         let method = unlearn::method(&entry.method)?;
         if let Some(name) = entry.dataset.as_ref().filter(|name| !self.datasets.iter().any(|dataset| dataset.name == **name)) {
             return Err(Error::usage(format!("there is no data set '{name}' in this file")));
+        }
+        if let Some(backbone) = entry.backbone.filter(|backbone| !self.backbones.contains(backbone)) {
+            return Err(Error::usage(format!("there is no backbone {backbone} in this file")));
+        }
+        if !self.methods.iter().any(|name| name.eq_ignore_ascii_case(&entry.method)) {
+            return Err(Error::usage("the file's `methods` do not have this one"));
+        }
+        if entry.alpha.is_some() && entry.calibrate.is_some() {
+            return Err(Error::usage("alpha is given, and calibrate would choose it").help("leave one of them out"));
+        }
+        if let Some(margin) = entry.margin.filter(|margin| !(margin.is_finite() && *margin >= 0.0)) {
+            return Err(Error::usage(format!("margin is {margin}, which is not a number of at least 0")));
+        }
+        if entry.calibrate.as_ref().is_some_and(|all| all.is_empty() || all.iter().any(|one| !(one.is_finite() && *one > 0.0))) {
+            return Err(Error::usage("calibrate needs strengths, each a finite number above 0"));
         }
         let heeds = |setting| method.heeds().contains(&setting);
         let train = entry.train.clone();
@@ -378,6 +408,10 @@ impl DatasetEntry {
     fn check(&self) -> Result<()> {
         if self.name.is_empty() || self.forget_classes.is_empty() {
             return Err(Error::usage("name and forget_classes must not be empty"));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(class) = self.forget_classes.iter().find(|class| !seen.insert(*class)) {
+            return Err(Error::usage(format!("forget_classes names '{class}' twice")));
         }
         if !(self.train_share > 0.0 && self.train_share <= 1.0) {
             return Err(Error::usage(format!("train_share is {}, which is not above 0 and at most 1", self.train_share)));

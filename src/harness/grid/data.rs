@@ -28,6 +28,8 @@ pub(super) struct Split {
 /// What is kept of a split: hashes of its sets, and how large they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct SplitRecord {
+    /// Of both of the next together: what original models are trained on.
+    pub train_sha256: String,
     pub retain_sha256: String,
     pub forget_sha256: String,
     pub probe_sha256: String,
@@ -42,6 +44,7 @@ pub(super) struct SplitRecord {
 impl Split {
     pub(super) fn record(&self) -> SplitRecord {
         SplitRecord {
+            train_sha256: self.train.sha256.clone(),
             retain_sha256: self.retain.sha256.clone(),
             forget_sha256: self.forget.sha256.clone(),
             probe_sha256: self.probe.sha256.clone(),

@@ -89,7 +89,7 @@ impl Plan {
         let mut plan = Plan { columns: Vec::new(), steps: Vec::new() };
         for (entry, seed, data, record) in splits {
             for &backbone in &harness.backbones {
-                plan.column(harness, Column::new(harness, *entry, backbone, *seed, data.clone(), record.clone()), device)?;
+                plan.column(harness, Column::new(harness, *entry, backbone, *seed, data.clone(), record.clone())?, device)?;
             }
         }
         Ok(plan)

@@ -244,6 +244,9 @@ fn forget_state(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Changes when what is kept of a split changes its form.
+const SPLIT_RECORD: &str = "split record 2";
+
 /// The images of the grid, of which the last used are kept. They are read when a step needs them, and not before.
 struct Images<'a> {
     harness: &'a Harness,
@@ -287,7 +290,7 @@ impl Images<'_> {
         let fingerprint = self.fingerprint(place)?;
         let entry = self.entry(place)?;
         let inputs = serde_json::to_string(entry).map_err(Error::unexpected)?;
-        Ok(Key::new(format!("data-{}-{seed}", entry.name), &[&inputs, &fingerprint]))
+        Ok(Key::new(format!("data-{}-{seed}", entry.name), &[SPLIT_RECORD, &inputs, &fingerprint]))
     }
 
     fn get(&mut self, place: usize, seed: u64, hooks: &mut Hooks) -> Result<&Split> {
