@@ -349,11 +349,21 @@ fn every_audit_has_a_control() {
     for (given, made) in given.params().iter().zip(made.params()).filter(|(given, _)| given.is_weight_matrix) {
         assert_eq!(given.tensor.size(), made.tensor.size());
         let (given, made) = (to_f32s(&given.tensor).expect("numbers"), to_f32s(&made.tensor).expect("numbers"));
-        assert!(given.iter().zip(&made).all(|(given, made)| given != made));
+        // Training moves weights a little; only fresh ones are as far away as they are long.
+        let distance: f32 = given.iter().zip(&made).map(|(given, made)| (given - made).powi(2)).sum();
+        let length: f32 = given.iter().map(|given| given.powi(2)).sum();
+        assert!(distance > 0.5 * length, "{distance} of {length}");
     }
+    // Nobody but the attack model itself taught it: it agrees on every image, whatever the audited model says.
+    let course = scene.read("out/iterations.csv");
+    let alone: Vec<Vec<&str>> =
+        course.lines().filter(|line| line.starts_with("P+A,")).map(|line| line.split(',').collect()).skip(1).collect();
+    assert!(!alone.is_empty() && alone.iter().all(|row| row[5..8] == ["40", "0", "0"]), "{alone:?}");
     let run: serde_json::Value = serde_json::from_str(&scene.read("out/run.json")).expect("JSON");
     let verdicts = run["verdicts"].as_array().expect("a list");
     assert_eq!(verdicts.len(), 2, "{verdicts:?}");
+    let said = format!("against {:.2} %", number(&control[0], "acc_a_last"));
+    assert!(verdicts[0].as_str().is_some_and(|v| v.contains(&said)), "{said}: {verdicts:?}");
     assert!(verdicts[0].as_str().is_some_and(|v| v.contains("knows the probing images alone")), "{verdicts:?}");
     assert!(verdicts[1].as_str().is_some_and(|v| v.contains("teaching itself")), "{verdicts:?}");
 

@@ -130,6 +130,15 @@ fn a_killed_grid_goes_on_and_ends_with_the_same_tables() {
     assert_eq!(times.len(), 5 + 2 * 6);
     assert!(times.iter().all(|(step, seconds)| step.contains("-resnet8-3") && *seconds > 0.0), "{times:?}");
 
+    // The control was trained on other images than the original, from the same beginning.
+    let weights = |step: &str| {
+        let found = std::fs::read_dir(whole.join("steps")).unwrap().map(|entry| entry.unwrap());
+        let folder = found.into_iter().find(|entry| entry.file_name().to_string_lossy().starts_with(step)).unwrap();
+        let model = cmira::graph::Model::open(&folder.path().join("model.onnx"), cmira::tensor::Device::Cpu).unwrap();
+        cmira::tensor::to_f32s(&model.params()[0].tensor).unwrap()
+    };
+    assert!(weights("train-") != weights("probe-only-"));
+
     let table1 = rows(&expected["table1.csv"]);
     // Nothing that a spreadsheet would run.
     assert_eq!(table1[0]["Dataset"], "'=drawn()");
