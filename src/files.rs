@@ -1,10 +1,12 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all; and what their makers share: a hash of what they depend on, and cells that no spreadsheet runs.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -16,6 +18,21 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = folder_of(path);
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
     Staged::new(path, |file| file.write_all(bytes))?.appear()
+}
+
+/// SHA-256 in hexadecimal of several texts, told apart however they are cut.
+pub fn digest(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    format!("{:x}", hash.finalize())
+}
+
+/// Whether a spreadsheet would take a text for a formula.
+pub fn is_formula(text: &str) -> bool {
+    text.starts_with(['=', '+', '-', '@', '\t', '\r'])
 }
 
 /// Hidden files that are being written or wait to appear.

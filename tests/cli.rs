@@ -323,6 +323,10 @@ fn a_finished_audit_is_not_run_again_and_another_one_is_kept_apart() {
 #[test]
 fn every_audit_has_a_control() {
     let scene = Scene::new();
+    // Enough for the attack model to tell classes apart, and for its teachers to make a difference.
+    let settings =
+        SETTINGS.replace("epochs: 2,", "epochs: 12,").replace("mutual: {epochs: 1,", "mutual: {epochs: 4, learning_rate: 0.05,");
+    write(scene.folder.path(), "settings.yaml", settings.as_bytes());
     assert_eq!(scene.audit("out", &[]).0, 0);
     let tidy = |folder: &str| {
         let text = scene.read(&format!("{folder}/results.csv"));
@@ -335,11 +339,22 @@ fn every_audit_has_a_control() {
     assert_eq!(variants, ["P+A", "P+U+A"]);
     let number = |row: &BTreeMap<String, String>, figure: &str| row[figure].parse::<f64>().expect(figure);
     let (alone, attack) = (&own[0], &own[1]);
+    assert_eq!(["acc_u", "r_r", "acc_u_after", "model_sha256"].map(|figure| alone[figure].as_str()), [""; 4]);
     assert_eq!((control[0]["method"].as_str(), attack["control"].as_str()), ("probe-only", "probe-only"));
     assert_eq!(attack["control_sha256"], control[0]["model_sha256"]);
     let difference = number(attack, "acc_a_last") - number(&control[0], "acc_a_last");
     assert!((number(attack, "excess") - difference).abs() < 1e-9);
     assert!(number(attack, "excess_low") <= difference && difference <= number(attack, "excess_high"));
+    // Both are right about different images, of which the predictions tell.
+    let right = |folder: &str| {
+        let text = scene.read(&format!("{folder}/predictions.csv"));
+        let rows = csv::Reader::from_reader(text.as_bytes()).deserialize().map(|row| row.expect("a row")).collect::<Vec<_>>();
+        rows.iter().map(|row: &BTreeMap<String, String>| row["recovered_label"] == row["truth"]).collect::<Vec<bool>>()
+    };
+    let (right_own, right_control) = (right("out"), right("out/control/probe-only"));
+    let (gained, lost) = cmira::metrics::paired::discordant(&right_control, &right_own);
+    assert!(gained + lost > 0 && number(attack, "excess_low") < number(attack, "excess_high"), "{gained} {lost}");
+    assert!((number(attack, "excess_p") - cmira::metrics::paired::mcnemar(gained, lost)).abs() < 1e-12);
     let beyond_self = number(attack, "acc_a_last") - number(alone, "acc_a_last");
     assert!((number(attack, "excess_self") - beyond_self).abs() < 1e-9);
     // The control is the audited graph with other weights, and none of its own are left.
@@ -387,6 +402,24 @@ fn every_audit_has_a_control() {
     let bare = tidy("bare");
     assert_eq!((bare.len(), bare[0]["excess"].as_str(), bare[0]["control"].as_str()), (1, "", ""));
     assert_eq!(bare[0]["acc_a_last"], attack["acc_a_last"], "controls change nothing about the attack");
+}
+
+#[test]
+fn a_model_is_timed() {
+    let bench = |more: &[&str]| {
+        cmira(
+            &[&["bench", MODEL, "--images", "40", "--epochs", "1", "--device", "cpu", "--threads", "1", "--json"], more].concat(),
+        )
+    };
+    let output = bench(&["--batch", "16"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    for figure in ["import_s", "train_images_per_s", "eval_images_per_s", "peak_rss_mb"] {
+        assert!(json[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {json}");
+    }
+    assert_eq!(json["images"], 32, "whole batches only");
+    assert_eq!(bench(&["--batch", "41"]).status.code(), Some(2));
+    assert_eq!(bench(&["--batch", "0"]).status.code(), Some(2));
 }
 
 #[test]

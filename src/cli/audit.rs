@@ -163,7 +163,7 @@ fn audit(args: &Args) -> Result<()> {
     }
     let first = i64::try_from(forget.len().min(COMPARED_IMAGES)).map_err(Error::unexpected)?;
     let images = Batches::new(&forget, &adapter, Device::Cpu)?.range(0, first)?;
-    let trained = variants_train(plain);
+    let trained = plain.contains(&Variant::PUA);
     let witnessed = Witnessed::of(model_path, &model, &images, trained)?;
     let control_witnessed =
         given.as_ref().map(|(path, control)| Witnessed::of(path, control, &images, trained).at(|| "control")).transpose()?;
@@ -215,11 +215,6 @@ fn audit(args: &Args) -> Result<()> {
         print!("{}", results::text(&finished.summary, &finished.outcome, &args.out));
     }
     Ok(())
-}
-
-/// Whether the audited model itself is trained.
-fn variants_train(variants: &[Variant]) -> bool {
-    variants.contains(&Variant::PUA)
 }
 
 /// Trains the control that every audit has, with a bar.

@@ -147,8 +147,7 @@ pub fn write_indices(path: &Path, set: &ImageSet, roles: &[(&str, &[usize])]) ->
 
 /// A path that no spreadsheet takes for a formula; it leads to the same file.
 fn harmless(name: &str) -> String {
-    let risky = name.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if risky { format!("./{name}") } else { name.to_string() }
+    if crate::files::is_formula(name) { format!("./{name}") } else { name.to_string() }
 }
 
 /// Reads what [`write_indices`] wrote: the roles in their order, each with its positions.

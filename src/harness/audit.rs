@@ -4,14 +4,13 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use sha2::{Digest, Sha256};
-
 use crate::attack::cmira::{self, Evidence, Score};
 use crate::attack::sets::Predictions;
 use crate::attack::{AttackSettings, Course, Hooks, Progress, StopReason, StopRule, Variant};
 use crate::check::gradients;
 use crate::data::{Adapter, Batches, ImageSet, splits};
 use crate::error::{Error, ErrorKind, Result};
+use crate::files;
 use crate::graph::{Mode, Model};
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
@@ -225,15 +224,10 @@ fn identity(audit: &Audit) -> Result<String> {
     }
     let settings = serde_json::to_string(audit.settings).map_err(Error::unexpected)?;
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
-    let mut hash = Sha256::new();
     // Device and threads change the last bits, so what was begun with some is not mixed with others.
     let compute = compute_name(audit.device);
     let inputs = [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, &compute];
-    for part in inputs.into_iter().chain([env!("CARGO_PKG_VERSION")]) {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    Ok(format!("{:x}\n", hash.finalize()))
+    Ok(format!("{}\n", files::digest(&[inputs.as_slice(), &[env!("CARGO_PKG_VERSION")]].concat())))
 }
 
 fn holdout_accuracy(model: &Model, audit: &Audit, labels: &[i64], rows: &[usize]) -> Result<Option<f64>> {

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::attack::cmira::{self, Evidence};
 use crate::attack::{Progress, Variant};
 use crate::data::Batches;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::graph::Model;
 use crate::harness::audit::{Audit, Outcome};
 use crate::harness::results::{self, Summary};
@@ -102,7 +102,7 @@ pub fn train_probe_only(
     let predicted = cmira::predict_forget(&model, &evidence)?.classes;
     let known = accuracy::top1(&predicted, &audit.probe.labels).map_or(f64::NAN, accuracy::Tally::percent);
     let made = ProbeOnly { identity, probe_accuracy: known };
-    crate::files::write(&made_for, &serde_json::to_vec_pretty(&made).map_err(Error::unexpected)?)?;
+    files::write(&made_for, &serde_json::to_vec_pretty(&made).map_err(Error::unexpected)?)?;
     match std::fs::remove_file(&checkpoint) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&checkpoint, &error)),
         _ => Ok((path, made)),
@@ -114,14 +114,8 @@ fn identity(audit: &Audit) -> Result<String> {
     let settings = (&audit.settings.pretrain, audit.settings.seed, audit.settings.augment);
     let settings = serde_json::to_string(&settings).map_err(Error::unexpected)?;
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
-    let mut hash = Sha256::new();
     let compute = compute_name(audit.device);
-    let inputs = [audit.model.sha256(), &audit.probe.sha256, &settings, &adapter, &compute, env!("CARGO_PKG_VERSION")];
-    for part in inputs {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    Ok(format!("{:x}", hash.finalize()))
+    Ok(files::digest(&[audit.model.sha256(), &audit.probe.sha256, &settings, &adapter, &compute, env!("CARGO_PKG_VERSION")]))
 }
 
 /// Of the images whose class is known, which a variant of the attack gets right at the end.
@@ -131,25 +125,21 @@ fn right(audit: &Audit, outcome: &Outcome, variant: &str) -> Option<Vec<bool>> {
     Some(classes.filter_map(|(class, truth)| truth.map(|truth| truth == *class)).collect())
 }
 
-/// Takes a control into account: what the same attack reaches on it is no leak of the audited model.
+/// Takes a control into account: what the same attack reaches on it is no leak of the audited model. The headline's comparison is the verdict.
 ///
 /// # Errors
 /// Unexpected, when the folder is not writable or the disk is full.
 pub fn add_control(audit: &Audit, own: &Outcome, summary: &mut Summary, other: &Outcome, control: &Summary) -> Result<()> {
+    let mut last = None;
     for record in &mut summary.records {
-        let Some(found) = control.records.iter().find(|r| r.variant == record.variant) else { continue };
-        let (Some(own), Some(others)) = (right(audit, own, &record.variant), right(audit, other, &record.variant)) else {
-            continue;
-        };
-        record.compare_with(found, &own, &others);
+        let found = control.records.iter().find(|found| found.variant == record.variant);
+        let rights = right(audit, own, &record.variant).zip(right(audit, other, &record.variant));
+        last = found.zip(rights).and_then(|(found, (own, others))| {
+            let compared = record.compare_with(found, &own, &others)?;
+            Some(verdict(&compared, &found.method))
+        });
     }
-    if let Some(headline) = summary.records.last() {
-        let pair = right(audit, own, &headline.variant).zip(right(audit, other, &headline.variant));
-        let name = headline.control.clone().unwrap_or_default();
-        summary
-            .verdicts
-            .extend(pair.and_then(|(own, others)| paired::compare(&others, &own)).map(|found| verdict(&found, &name)));
-    }
+    summary.verdicts.extend(last);
     results::finish(audit.results, summary)
 }
 
@@ -158,17 +148,12 @@ pub fn add_control(audit: &Audit, own: &Outcome, summary: &mut Summary, other: &
 /// # Errors
 /// As [`add_control`].
 pub fn add_self_training(audit: &Audit, own: &Outcome, summary: &mut Summary) -> Result<()> {
-    let alone = summary.records.iter().find(|record| record.variant == Variant::PA.name());
-    let Some(alone) = alone.and_then(|record| record.acc_a_last) else { return Ok(()) };
-    for record in
-        summary.records.iter_mut().filter(|r| [Variant::PU, Variant::PUA].map(Variant::name).contains(&r.variant.as_str()))
-    {
-        record.excess_self = record.acc_a_last.map(|own| own - alone);
-    }
-    if let Some(headline) = summary.records.last() {
-        let pair = right(audit, own, &headline.variant).zip(right(audit, own, Variant::PA.name()));
-        let compared = pair.and_then(|(own, others)| paired::compare(&others, &own));
-        summary.verdicts.extend(compared.map(|found| verdict(&found, SELF_TRAINING)));
-    }
+    let alone = summary.records.iter().find(|record| record.variant == Variant::PA.name()).cloned();
+    let Some(alone) = alone else { return Ok(()) };
+    summary.records.iter_mut().for_each(|record| record.compare_with_self(&alone));
+    let headline = summary.records.last().filter(|headline| headline.is_taught());
+    let rights = headline.and_then(|headline| right(audit, own, &headline.variant)).zip(right(audit, own, &alone.variant));
+    let compared = rights.and_then(|(own, others)| paired::compare(&others, &own));
+    summary.verdicts.extend(compared.map(|found| verdict(&found, SELF_TRAINING)));
     results::finish(audit.results, summary)
 }

@@ -127,7 +127,11 @@ pub struct LeftOut {
 /// Unexpected, when the folder is not writable or the disk is full.
 pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f64) -> Result<Summary> {
     let provenance = provenance(audit, described.device)?;
-    let records: Vec<Record> = outcome.variants.iter().map(|v| record(audit, v, described, &provenance)).collect();
+    let of = |v: &VariantOutcome| {
+        let record = record(audit, v, described, &provenance);
+        if v.variant == Variant::PA { record.without_model() } else { record }
+    };
+    let records: Vec<Record> = outcome.variants.iter().map(of).collect();
     let (Some(main), Some(headline)) = (outcome.variants.last(), records.last()) else {
         return Err(Error::usage("no variant of the attack was run"));
     };

@@ -23,8 +23,7 @@ pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<()> {
 
 /// A text cell. Text that a spreadsheet would take as a formula (a leading `=`, `+`, `-`, `@`, tab or carriage return) gets an apostrophe.
 pub fn text(cell: &str) -> String {
-    let risky = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if risky { format!("'{cell}") } else { cell.to_string() }
+    if files::is_formula(cell) { format!("'{cell}") } else { cell.to_string() }
 }
 
 /// A number in full precision, the shortest text that reads back as the same number; empty for none.

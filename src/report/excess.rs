@@ -4,7 +4,6 @@ use super::csv;
 use super::grid::Cell;
 use super::record::{Record, method_rank};
 use super::verdict::{PROBE_ONLY, SELF_TRAINING, verdict, verdict_of_seeds};
-use crate::attack::Variant;
 use crate::metrics::paired::{self, Comparison};
 
 /// The method that never saw the forget images: what an attack on it reaches is no leak.
@@ -37,8 +36,7 @@ pub(super) fn is_control_alone(record: &Record) -> bool {
 /// What an attack is compared with, the strictest first: the retrained model knows all that may be known. Self-training takes the place of
 /// what a teacher would say, so that only variants with a teacher are compared with it.
 fn controls(record: &Record) -> Vec<&'static str> {
-    let taught = record.variant != Variant::P.name();
-    [(RETRAINED, record.method != RETRAINED), (PROBE_ONLY, true), (SELF_TRAINING, taught)]
+    [(RETRAINED, record.method != RETRAINED), (PROBE_ONLY, true), (SELF_TRAINING, record.is_taught())]
         .into_iter()
         .filter(|(_, fits)| *fits)
         .map(|(name, _)| name)
@@ -70,7 +68,7 @@ pub(super) fn with_excess(cell: &Cell, cells: &[Cell]) -> Record {
         record.compare_with(&other.record, &bits(&cell.right), &bits(&other.right));
     }
     if let Some(other) = names.iter().find(|name| **name == SELF_TRAINING).and_then(|name| control(cell, name, cells)) {
-        record.excess_self = record.acc_a_last.zip(other.record.acc_a_last).map(|(own, other)| own - other);
+        record.compare_with_self(&other.record);
     }
     record
 }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{paired, recovery};
+use crate::attack::Variant;
+use crate::metrics::paired::{self, Comparison};
+use crate::metrics::recovery;
 
 /// Accuracies of one forgetting class, percent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,8 +114,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// Compares the attack with the same attack on a control: `own` and `others` say of every image whether either gets it right.
-    pub fn compare_with(&mut self, control: &Record, own: &[bool], others: &[bool]) {
+    /// Compares the attack with the same attack on a control: `own` and `others` say of every image whether either gets it right. Gives the
+    /// comparison, if there are images.
+    pub fn compare_with(&mut self, control: &Record, own: &[bool], others: &[bool]) -> Option<Comparison> {
         let beyond = |own: Option<f64>, other: Option<f64>| own.zip(other).map(|(own, other)| recovery::excess(own, other));
         self.excess = beyond(self.acc_a_last, control.acc_a_last);
         self.excess_u = beyond(self.acc_u_after, control.acc_u_after);
@@ -123,6 +126,19 @@ impl Record {
         self.excess_p = compared.map(|found| found.p);
         self.control = Some(control.method.clone());
         self.control_sha256 = Some(control.provenance.model_sha256.clone());
+        compared
+    }
+
+    /// Compares the attack with the attack model that taught itself. Without a teacher there is nothing to compare.
+    pub fn compare_with_self(&mut self, alone: &Record) {
+        if self.is_taught() {
+            self.excess_self = self.acc_a_last.zip(alone.acc_a_last).map(|(own, alone)| recovery::excess(own, alone));
+        }
+    }
+
+    /// Whether the attacked model taught the attack model anything.
+    pub fn is_taught(&self) -> bool {
+        [Variant::PU, Variant::PUA].map(Variant::name).contains(&self.variant.as_str())
     }
 
     /// Without what concerns an attacked model: for self-training, which has none.

@@ -193,12 +193,10 @@ pub(super) fn stage_one(original: &Path, site: &Site, hooks: &mut Hooks) -> Resu
     attack("original", original, None, (&settings, &[Variant::P]), site, hooks)
 }
 
-/// Lets the attack model teach itself. The audit has a model to compare with, which is nobody's here: what concerns it stays empty.
+/// Lets the attack model teach itself. The audit has to have a model, which has no part in it.
 pub(super) fn self_training(original: &Path, stage_one: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
     let settings = site.column.self_training(site.harness);
-    let mut attacked = attack(SELF_TRAINING, original, Some(stage_one), (&settings, &[Variant::PA]), site, hooks)?;
-    attacked.records = attacked.records.into_iter().map(Record::without_model).collect();
-    Ok(attacked)
+    attack(SELF_TRAINING, original, Some(stage_one), (&settings, &[Variant::PA]), site, hooks)
 }
 
 /// Attacks one model with all of the grid's variants.

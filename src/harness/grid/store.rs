@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Place, Result};
 use crate::files;
@@ -140,12 +139,9 @@ pub(super) struct Key {
 impl Key {
     /// `inputs` are everything that the result depends on, in words or as JSON; this program's version belongs to it anyway.
     pub(super) fn new(name: String, inputs: &[&str]) -> Key {
-        let mut hash = Sha256::new();
-        for part in [env!("CARGO_PKG_VERSION"), &name].into_iter().chain(inputs.iter().copied()) {
-            hash.update(part.len().to_le_bytes());
-            hash.update(part);
-        }
-        Key { name, hash: format!("{:x}", hash.finalize()) }
+        let parts: Vec<&str> = [env!("CARGO_PKG_VERSION"), &name].into_iter().chain(inputs.iter().copied()).collect();
+        let hash = files::digest(&parts);
+        Key { name, hash }
     }
 
     /// The name of a folder, whatever the name for people is.

