@@ -200,7 +200,7 @@ fn audit(args: &Args) -> Result<()> {
                 ErrorKind::Interrupted => error,
                 _ => error
                     .at("control")
-                    .help("the attack is done; with --no-control the same command writes it without a comparison"),
+                    .help("the attack is done: run the same command again to go on here, or with --no-control to do without"),
             })?,
         };
         finished.summary.notes.extend(notes);
