@@ -28,7 +28,28 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(libraries) if libraries.join("libtorch_cpu.so").is_file() => link(&libraries)?,
         _ => println!("cargo::error=libtorch: {} is missing ({HELP})", libraries.join("libtorch_cpu.so").display()),
     }
+    compile_kernels(&libtorch);
     Ok(())
+}
+
+/// Compiles what the crate has in C++, as the bindings compile theirs: against libtorch's own headers, for its ABI.
+fn compile_kernels(libtorch: &Path) {
+    const SOURCE: &str = "src/tensor/kernels.cpp";
+    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
+    let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_string());
+    let headers = libtorch.join("include");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        // Loops over pixels are all that is in there: slow ones would make every test wait.
+        .opt_level(3)
+        .warnings(false)
+        .flag(format!("-isystem{}", headers.display()))
+        .flag(format!("-isystem{}", headers.join("torch/csrc/api/include").display()))
+        .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
+        .file(SOURCE)
+        .compile("cmira_kernels");
 }
 
 /// Binaries, examples and integration tests find libtorch by their run path. Documentation tests take no linker arguments from

@@ -2,6 +2,8 @@
 //!
 //! Code in this crate calls the fallible `f_*` methods of [`Tensor`]; the others panic on a libtorch error.
 
+pub mod native;
+
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -146,6 +148,17 @@ pub fn device_name(device: Device) -> String {
         Device::Cuda(index) => format!("cuda:{index}"),
         Device::Cpu => "cpu".to_string(),
         other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+/// Whether a device multiplies numbers in bfloat16 faster than in float32: processors that have instructions for it, and every GPU that
+/// this program's libtorch supports.
+pub fn multiplies_bf16(device: Device) -> bool {
+    match device {
+        #[cfg(target_arch = "x86_64")]
+        Device::Cpu => std::arch::is_x86_feature_detected!("avx512bf16"),
+        Device::Cuda(_) => true,
+        _ => false,
     }
 }
 

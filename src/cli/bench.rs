@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cli::common::{self, Compute, Reading};
 use crate::error::{Error, Result};
+use crate::graph::Model;
 use crate::harness::bench::{self, Work};
 
 #[derive(Debug, clap::Args)]
@@ -47,7 +48,13 @@ fn time(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let adapter = common::adapter(args.adapter.as_deref())?;
     let work = Work { batch: args.batch, images: args.images, epochs: args.epochs, augment: args.augment };
-    let found = bench::run(&|| common::open(&args.model, &adapter, &args.reading, device), &work, device)?;
+    let precision = args.compute.precision.on(device);
+    let open = || -> Result<Model> {
+        let mut model = common::open(&args.model, &adapter, &args.reading, device)?;
+        model.set_precision(precision);
+        Ok(model)
+    };
+    let found = bench::run(&open, &work, device)?;
     if args.json {
         println!("{}", serde_json::to_string(&found).map_err(Error::unexpected)?);
         return Ok(());

@@ -64,7 +64,7 @@ impl Input {
         let label = format!("the images as {}", self.layout);
         let (inputs, outputs) = (vec![Some(*input)], vec![Some(taken)]);
         let node =
-            IrNode { place: usize::MAX, label, op, kernel, sketch: None, rule: None, inputs, outputs, weights: Vec::new() };
+            IrNode { place: usize::MAX, label, op, kernel, sketch: None, rule: None, link: None, inputs, outputs, weights: Vec::new() };
         ir.nodes.insert(0, node);
         Ok(())
     }

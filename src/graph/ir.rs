@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::body::{self, Body};
-use crate::graph::ops::{self, ByExample, Call, ExampleRule, Kernel, Mode, Op};
+use crate::graph::ops::{self, ByExample, Call, ExampleRule, Kernel, Link, Mode, Op};
 use crate::graph::order::{needed, topological_order};
 use crate::graph::params::Strength;
 use crate::graph::passes::{computed_statistics, straight_through};
@@ -76,6 +76,8 @@ pub(crate) struct IrNode {
     pub sketch: Option<Kernel>,
     /// How constant operands get a gradient from every example; see [`Op::by_example`].
     pub rule: Option<ExampleRule>,
+    /// Its part in a chain; see [`Op::link`].
+    pub link: Option<Link>,
     pub inputs: Vec<Option<ValueId>>,
     pub outputs: Vec<Option<ValueId>>,
     /// Inputs that stand where weights stand in the node's subgraphs, beside those that its operator names.
@@ -325,6 +327,7 @@ impl Reader<'_> {
         let kernel = (op.compile)(&node)?;
         let sketch = op.sketch.map(|compile| compile(&node)).transpose()?;
         let rule = if let ByExample::Rule(compile) = op.by_example { Some(compile(&node)?) } else { None };
+        let link = op.link.map(|link| link(&node)).transpose()?.flatten();
         inputs.extend(body::differentiated(proto).map(|name| self.ids.get(name).copied()));
         if let Some(attribute) = node.unread().first() {
             return Err(Error::unsupported(format!(
@@ -339,7 +342,7 @@ impl Reader<'_> {
             }
             return Ok(None);
         }
-        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, rule, inputs, outputs, weights }))
+        Ok(Some(IrNode { place, label: label(place, proto), op, kernel, sketch, rule, link, inputs, outputs, weights }))
     }
 
     fn types_of(&self, proto: &NodeProto) -> Vec<Option<i32>> {
@@ -387,7 +390,7 @@ impl Reader<'_> {
             let place = producer.map_or(0, |index| nodes[index].place);
             let label = format!("the value '{}', by which something is differentiated", self.values[id].name);
             let (inputs, outputs) = (vec![Some(id)], vec![Some(copy)]);
-            let node = IrNode { place, label, op: row, kernel, sketch: None, rule: None, inputs, outputs, weights: Vec::new() };
+            let node = IrNode { place, label, op: row, kernel, sketch: None, rule: None, link: None, inputs, outputs, weights: Vec::new() };
             nodes.insert(producer.map_or(0, |index| index + 1), node);
         }
         Ok(())

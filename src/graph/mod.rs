@@ -2,6 +2,7 @@
 
 mod body;
 pub mod by_example;
+mod chain;
 mod export;
 mod findings;
 mod fresh;
@@ -18,6 +19,7 @@ mod order;
 mod params;
 mod passes;
 mod plan;
+mod precision;
 mod program;
 
 pub use by_example::{ExampleGradients, OneByOne};
@@ -29,4 +31,5 @@ pub use model::{Model, Param, Parametrization, State};
 pub use ops::Mode;
 pub use options::{BatchNormRepair, BatchSizeRepair, ImportOptions, QuantizationRepair, Repairs};
 pub use passes::head::Head;
+pub use precision::{Precision, PrecisionChoice};
 pub use program::Program;

@@ -10,6 +10,7 @@ use crate::graph::import::{self, ImportReport, Shared};
 use crate::graph::options::{BatchNormRepair, ImportOptions};
 use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::plan::{LOGITS, OUTPUT};
+use crate::graph::precision::Precision;
 use crate::graph::{Lowered, lower};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Limits, OnnxFile};
@@ -46,6 +47,7 @@ pub struct Model {
     /// Handles to the trainable ones among `stored`.
     params: Vec<Param>,
     device: Device,
+    precision: Precision,
     parametrization: Option<std::cell::RefCell<Box<dyn Parametrization>>>,
 }
 
@@ -98,7 +100,7 @@ impl Model {
                 is_weight_matrix: shared.stored[index].is_weight_matrix,
             })
             .collect();
-        Ok(Model { shared, stored: placed, params, device, parametrization: None })
+        Ok(Model { shared, stored: placed, params, device, precision: Precision::Fp32, parametrization: None })
     }
 
     /// Logits `[N, K]` of images `[N, C, H, W]` (float, already normalised), on the model's device. Any `N >= 1` runs.
@@ -106,16 +108,16 @@ impl Model {
     /// # Errors
     /// Unsupported in [`Mode::Train`] when the file's batch size could not be freed; else what a node raises, with its name.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let logits = self.run(images, mode, LOGITS)?;
+        let logits = self.run(images, mode, LOGITS, self.precision)?;
         flatten_logits(logits)
     }
 
     /// The file's own first output in [`Mode::Eval`], as ONNX Runtime would give it: probabilities where the file ends with a softmax.
     pub fn output(&self, images: &Tensor) -> Result<Tensor> {
-        self.run(images, Mode::Eval, OUTPUT)
+        self.run(images, Mode::Eval, OUTPUT, Precision::Fp32)
     }
 
-    fn run(&self, images: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
+    fn run(&self, images: &Tensor, mode: Mode, result: usize, precision: Precision) -> Result<Tensor> {
         let effective;
         let stored = match &self.parametrization {
             None => &self.stored,
@@ -129,23 +131,31 @@ impl Model {
                 &effective
             }
         };
-        let images = images.f_to_kind(self.shared.input_kind)?;
+        let images = self.arranged(&images.f_to_kind(self.shared.input_kind)?, precision)?;
         let plan = &self.shared.plan;
-        let Some(batch) = self.shared.fixed_batch else { return plan.run(stored, &images, mode, result) };
+        let Some(batch) = self.shared.fixed_batch else { return plan.run_in(precision, stored, &images, mode, result) };
         let count = images.size().first().copied().unwrap_or(0);
         if count == batch {
-            return plan.run(stored, &images, mode, result);
+            return plan.run_in(precision, stored, &images, mode, result);
         }
         if mode == Mode::Train {
             let reason =
                 format!("the file fixes its batch size at {batch}, so batch statistics over {count} images cannot be computed");
             return Err(Error::unsupported(reason).help("export the model with a dynamic batch dimension"));
         }
-        self.run_in_chunks(stored, &images, batch, result)
+        self.run_in_chunks(stored, &images, batch, result, precision)
+    }
+
+    /// Images with a pixel's channels side by side, where what computes on them is faster so.
+    fn arranged(&self, images: &Tensor, precision: Precision) -> Result<Tensor> {
+        if precision == Precision::Fp32 || images.dim() != 4 {
+            return Ok(images.shallow_clone());
+        }
+        Ok(images.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
     }
 
     /// Evaluation of a graph that accepts one batch size only; the last chunk is filled up with copies of its last image.
-    fn run_in_chunks(&self, stored: &[Tensor], images: &Tensor, batch: i64, result: usize) -> Result<Tensor> {
+    fn run_in_chunks(&self, stored: &[Tensor], images: &Tensor, batch: i64, result: usize, precision: Precision) -> Result<Tensor> {
         let count = images.size().first().copied().unwrap_or(0);
         let mut parts = Vec::new();
         let mut start = 0;
@@ -158,7 +168,7 @@ impl Model {
                 pieces.extend((here..batch).map(|_| last.shallow_clone()));
                 chunk = Tensor::f_cat(&pieces, 0)?;
             }
-            parts.push(self.shared.plan.run(stored, &chunk, Mode::Eval, result)?.f_narrow(0, 0, here)?);
+            parts.push(self.shared.plan.run_in(precision, stored, &chunk, Mode::Eval, result)?.f_narrow(0, 0, here)?);
             start += here;
         }
         Ok(Tensor::f_cat(&parts, 0)?)
@@ -198,6 +208,7 @@ impl Model {
     pub(crate) fn renewed(&self, proto: ModelProto) -> Result<Model> {
         let file = onnx::from_model("the repaired model", proto, &Limits::default())?;
         let mut model = Model::import(file, &self.shared.options, self.device)?;
+        model.precision = self.precision;
         let shared = Arc::get_mut(&mut model.shared).ok_or_else(|| Error::unexpected("a new model has one owner"))?;
         shared.sha256.clone_from(&self.shared.sha256);
         shared.report.operators.clone_from(&self.shared.report.operators);
@@ -295,7 +306,19 @@ impl Model {
         let stored = stored
             .map(|(i, t)| if i.trainable || i.buffer { deep_copy(t) } else { Ok(t.shallow_clone()) })
             .collect::<Result<_>>()?;
-        Model::assemble(self.shared.clone(), stored, self.device)
+        let mut copy = Model::assemble(self.shared.clone(), stored, self.device)?;
+        copy.precision = self.precision;
+        Ok(copy)
+    }
+
+    /// Sets what [`forward`](Self::forward) computes in. The file's own output, observations and gradients by example stay as the file says.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// What [`forward`](Self::forward) computes in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Puts a computation between the stored parameters and the forward pass.

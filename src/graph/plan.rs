@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
+use crate::graph::chain::{self, Chain};
 use crate::graph::ir::{Ir, IrNode, ValueId, run_kernel};
-use crate::graph::ops::{ByExample, Call, ExampleRule, Kernel, Mode, one};
-use crate::tensor::{Tensor, guarded};
+use crate::graph::ops::{ByExample, Call, ExampleRule, InBf16, Kernel, Link, Mode, one};
+use crate::graph::precision::Precision;
+use crate::tensor::{Kind, Tensor, guarded};
 
 /// Where a step finds one of its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,16 @@ pub(crate) enum Source {
     Slot(usize),
 }
 
+impl Source {
+    /// The tensor there, if it was computed and is still needed.
+    pub fn find<'a>(self, stored: &'a [Tensor], slots: &'a [Option<Tensor>]) -> Option<&'a Tensor> {
+        match self {
+            Source::Stored(index) => stored.get(index),
+            Source::Slot(slot) => slots.get(slot).and_then(Option::as_ref),
+        }
+    }
+}
+
 /// One node, ready to run.
 pub(crate) struct Step {
     pub kernel: Kernel,
@@ -24,6 +36,8 @@ pub(crate) struct Step {
     /// How constant operands get a gradient from every example.
     by_example: ByExample,
     rule: Option<ExampleRule>,
+    in_bf16: InBf16,
+    pub link: Option<Link>,
     pub label: String,
     pub operator: &'static str,
     /// Index of the node in the file.
@@ -44,6 +58,8 @@ pub(crate) struct Plan {
     pub results: Vec<Source>,
     /// How many steps the first result needs; they come first.
     first_steps: usize,
+    /// Steps that may be computed as one, by the first of them.
+    chains: HashMap<usize, Chain>,
 }
 
 /// The place of a classifier's logits among its plan's results.
@@ -99,18 +115,19 @@ impl Plan {
             if all_fixed {
                 fixed.extend(node.outputs.iter().flatten());
             }
-            let IrNode { place, label, op, kernel, sketch, rule, .. } = node;
+            let IrNode { place, label, op, kernel, sketch, rule, link, .. } = node;
             let sketch = sketch.filter(|_| by_constant && !all_fixed);
-            let (operator, by_example, last_uses) = (op.name, op.by_example, Vec::new());
-            steps.push(Step { kernel, sketch, by_example, rule, label, operator, place, inputs, outputs, last_uses });
+            let (operator, by_example, in_bf16, last_uses) = (op.name, op.by_example, op.in_bf16, Vec::new());
+            steps.push(Step { kernel, sketch, by_example, rule, in_bf16, link, label, operator, place, inputs, outputs, last_uses });
         }
         // The last product decides what the scores look like, and whether they are probabilities.
         if let Some(last) = steps[..first_steps].iter_mut().rev().find(|step: &&mut Step| step.sketch.is_some()) {
             last.sketch = None;
         }
         let results = results.iter().map(|&id| find(&slots, id)).collect::<Result<_>>()?;
-        let mut plan = Plan { steps, slots: slots.len(), inputs, results, first_steps };
+        let mut plan = Plan { steps, slots: slots.len(), inputs, results, first_steps, chains: HashMap::new() };
         plan.find_last_uses();
+        plan.chains = chain::find(&plan);
         Ok(plan)
     }
 
@@ -124,6 +141,8 @@ impl Plan {
             sketch: None,
             by_example: ByExample::Alone,
             rule: None,
+            in_bf16: InBf16::Widens,
+            link: None,
             label: "the logarithm of the scores".to_string(),
             operator: "(logarithm)",
             place: usize::MAX,
@@ -159,12 +178,19 @@ impl Plan {
 
     /// Runs a plan of one input on one batch, as far as `result` needs. `stored` are the model's tensors in their order.
     pub fn run(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
-        self.run_one(stored, input, result, &Pass { mode, sketch: false, budget: usize::MAX })
+        self.run_one(stored, input, result, &Pass::plain(mode))
+    }
+
+    /// As [`run`](Self::run), computed in this precision. Results are never in bfloat16 unless the file says so.
+    pub fn run_in(&self, precision: Precision, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
+        let found = self.run_one(stored, input, result, &Pass { precision, ..Pass::plain(mode) })?;
+        let rounded = precision == Precision::Bf16 && input.f_kind()? == Kind::Float && found.f_kind()? == Kind::BFloat16;
+        if rounded { Ok(found.f_to_kind(Kind::Float)?) } else { Ok(found) }
     }
 
     /// As [`run`](Self::run) for evaluation, with [stand-ins](crate::graph::ops::Op::sketched) for products with constants.
     pub fn sketch(&self, stored: &[Tensor], input: &Tensor, result: usize) -> Result<Tensor> {
-        self.run_one(stored, input, result, &Pass { mode: Mode::Eval, sketch: true, budget: usize::MAX })
+        self.run_one(stored, input, result, &Pass { sketch: true, ..Pass::plain(Mode::Eval) })
     }
 
     /// [Sketches](Self::sketch) a classifier's whole plan, and keeps what it gave, as long as intermediate results take at most `budget`
@@ -175,7 +201,7 @@ impl Plan {
     pub fn trace(&self, stored: &[Tensor], input: &Tensor, budget: usize) -> Result<Trace> {
         let mut shapes = vec![Vec::new(); self.slots];
         shapes[0] = input.size();
-        let pass = Pass { mode: Mode::Eval, sketch: true, budget };
+        let pass = Pass { sketch: true, budget, ..Pass::plain(Mode::Eval) };
         let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps.len(), &pass, &mut |step, outputs| {
             for (tensor, slot) in outputs.iter().zip(&step.outputs) {
                 if let Some(slot) = *slot {
@@ -214,14 +240,14 @@ impl Plan {
 
     /// As [`run`](Self::run), and shows every step with its outputs, which may be exchanged before the next step reads them.
     pub fn run_watched(&self, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize, see: &mut See<'_>) -> Result<Tensor> {
-        let pass = Pass { mode, sketch: false, budget: usize::MAX };
+        let pass = Pass::plain(mode);
         let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps_for(result), &pass, see)?;
         self.result(stored, &slots, result)
     }
 
     /// Runs the whole plan and gives all results.
     pub fn run_all(&self, stored: &[Tensor], inputs: &[Tensor], mode: Mode) -> Result<Vec<Tensor>> {
-        let pass = Pass { mode, sketch: false, budget: usize::MAX };
+        let pass = Pass::plain(mode);
         let slots = self.run_steps(stored, inputs, self.steps.len(), &pass, &mut |_, _| Ok(()))?;
         (0..self.results.len()).map(|result| self.result(stored, &slots, result)).collect()
     }
@@ -239,8 +265,22 @@ impl Plan {
         }
         let mut slots: Vec<Option<Tensor>> = inputs.iter().map(|input| Some(input.shallow_clone())).collect();
         slots.resize_with(self.slots, || None);
-        for step in &self.steps[..count] {
-            let mut outputs = if pass.sketch { step.sketch(stored, &slots)? } else { step.run(stored, &slots, pass.mode)? };
+        let mut next = 0;
+        while let Some(step) = self.steps[..count].get(next) {
+            if pass.precision == Precision::Bf16
+                && let Some(chain) = self.chains.get(&next)
+                && let Some(steps) = self.steps[..count].get(next..next + chain.len())
+                && let Some(output) = chain.run(steps, stored, &slots, pass.mode)?
+            {
+                if let Some(last) = steps.last() {
+                    last.store(vec![output], &mut slots);
+                }
+                steps.iter().for_each(|step| step.release(&mut slots));
+                next += chain.len();
+                continue;
+            }
+            next += 1;
+            let mut outputs = if pass.sketch { step.sketch(stored, &slots)? } else { step.run_in(stored, &slots, pass)? };
             see(step, &mut outputs)?;
             step.store(outputs, &mut slots);
             step.release(&mut slots);
@@ -254,11 +294,7 @@ impl Plan {
     }
 
     fn result(&self, stored: &[Tensor], slots: &[Option<Tensor>], result: usize) -> Result<Tensor> {
-        let found = match self.results.get(result) {
-            Some(Source::Stored(index)) => stored.get(*index),
-            Some(Source::Slot(slot)) => slots.get(*slot).and_then(Option::as_ref),
-            None => None,
-        };
+        let found = self.results.get(result).and_then(|source| source.find(stored, slots));
         found.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
     }
 }
@@ -275,22 +311,43 @@ struct Pass {
     mode: Mode,
     sketch: bool,
     budget: usize,
+    precision: Precision,
+}
+
+impl Pass {
+    /// All of it, as the file says.
+    fn plain(mode: Mode) -> Pass {
+        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32 }
+    }
 }
 
 impl Step {
     /// Runs this step alone.
     pub fn run(&self, stored: &[Tensor], slots: &[Option<Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
-        self.run_kernel(&self.kernel, stored, slots, mode)
+        self.run_in(stored, slots, &Pass::plain(mode))
+    }
+
+    fn run_in(&self, stored: &[Tensor], slots: &[Option<Tensor>], pass: &Pass) -> Result<Vec<Tensor>> {
+        let inputs = self.find_inputs(stored, slots);
+        if pass.precision == Precision::Fp32 {
+            return self.run_kernel(&self.kernel, &inputs, pass.mode);
+        }
+        let prepare = |input: &Option<&Tensor>| match input {
+            Some(tensor) => self.in_bf16.prepared(tensor),
+            None => Ok(None),
+        };
+        let prepared = inputs.iter().map(prepare).collect::<Result<Vec<_>>>().at(|| &self.label)?;
+        let inputs: Vec<_> = inputs.iter().zip(&prepared).map(|(input, prepared)| prepared.as_ref().or(*input)).collect();
+        self.run_kernel(&self.kernel, &inputs, pass.mode)
     }
 
     /// Runs this step alone, or what may stand in for it.
     pub fn sketch(&self, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
-        self.run_kernel(self.sketch.as_ref().unwrap_or(&self.kernel), stored, slots, Mode::Eval)
+        self.run_kernel(self.sketch.as_ref().unwrap_or(&self.kernel), &self.find_inputs(stored, slots), Mode::Eval)
     }
 
-    fn run_kernel(&self, kernel: &Kernel, stored: &[Tensor], slots: &[Option<Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
-        let inputs = self.find_inputs(stored, slots);
-        let outputs = run_kernel(kernel, &Call { inputs: &inputs, mode }).at(|| &self.label)?;
+    fn run_kernel(&self, kernel: &Kernel, inputs: &[Option<&Tensor>], mode: Mode) -> Result<Vec<Tensor>> {
+        let outputs = run_kernel(kernel, &Call { inputs, mode }).at(|| &self.label)?;
         let needed = self.outputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         if outputs.len() < needed {
             return Err(
@@ -346,13 +403,8 @@ impl Step {
         Ok(found.filter(Tensor::defined).map(|found| found.f_reshape(shape)).transpose()?)
     }
 
-    fn find_inputs<'a>(&self, stored: &'a [Tensor], slots: &'a [Option<Tensor>]) -> Vec<Option<&'a Tensor>> {
-        let find = |source: &Option<Source>| match source {
-            None => None,
-            Some(Source::Stored(index)) => stored.get(*index),
-            Some(Source::Slot(slot)) => slots.get(*slot).and_then(Option::as_ref),
-        };
-        self.inputs.iter().map(find).collect()
+    pub fn find_inputs<'a>(&self, stored: &'a [Tensor], slots: &'a [Option<Tensor>]) -> Vec<Option<&'a Tensor>> {
+        self.inputs.iter().map(|source| source.and_then(|source| source.find(stored, slots))).collect()
     }
 
     /// Lets go of what nobody reads after this step.

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::graph::Param;
-use crate::tensor::{Tensor, no_grad};
+use crate::tensor::native::{Descent, descend};
+use crate::tensor::{Kind, Tensor, no_grad};
 
 /// SGD with momentum, weight decay and, if wanted, Nesterov's look-ahead, without dampening: the update rule of
 /// `torch.optim.SGD`, `g = gradient + weight_decay * p; v = momentum * v + g; p -= rate * v` (with Nesterov
@@ -51,30 +52,22 @@ impl Sgd {
             return Err(Error::unexpected(format!("{} gradients for {} parameters", gradients.len(), self.params.len())));
         }
         let _guard = no_grad();
-        for (index, (param, mut gradient)) in self.params.iter_mut().zip(gradients).enumerate() {
-            if !gradient.defined() {
-                continue;
+        // A kernel takes parameters of one kind; nearly always there is one.
+        let mut kinds: Vec<Kind> = Vec::new();
+        for kind in self.params.iter().map(Tensor::kind) {
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
             }
-            // Nothing below changes a gradient in place: two parameters that are added to each other share theirs.
-            if self.weight_decay != 0.0 {
-                gradient = gradient.f_add(&param.f_mul_scalar(self.weight_decay)?)?;
+        }
+        for kind in kinds {
+            let chosen = |index: &usize| gradients[*index].defined() && self.params[*index].kind() == kind;
+            let chosen: Vec<usize> = (0..gradients.len()).filter(chosen).collect();
+            fn pick<'a>(from: &'a [Tensor], indices: &[usize]) -> Vec<&'a Tensor> {
+                indices.iter().filter_map(|&index| from.get(index)).collect()
             }
-            let mut update = match self.velocities.get_mut(index) {
-                None => gradient,
-                Some(velocity) => {
-                    let velocity = velocity.f_mul_scalar_(self.momentum)?.f_add_(&gradient)?;
-                    if self.nesterov {
-                        gradient.f_add(&velocity.f_mul_scalar(self.momentum)?)?
-                    } else {
-                        // Not in place: the velocity is needed again.
-                        velocity.f_mul_scalar(learning_rate)?
-                    }
-                }
-            };
-            if self.velocities.is_empty() || self.nesterov {
-                update = update.f_mul_scalar(learning_rate)?;
-            }
-            let _ = param.f_sub_(&update)?;
+            let (momentum, weight_decay, nesterov) = (self.momentum, self.weight_decay, self.nesterov);
+            let descent = Descent { weight_decay, momentum, learning_rate, nesterov };
+            descend(&pick(&self.params, &chosen), &pick(&gradients, &chosen), &pick(&self.velocities, &chosen), descent)?;
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! Activation functions.
 
 use super::operands::{bound_broadcast, is_whole, pair, unary};
-use super::{ByExample, Call, Kernel, Node, Op, one};
+use super::{ByExample, Call, InBf16, Kernel, Link, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Relu", 1, 1, |node| unary(node, Tensor::f_relu)),
+    Op::new("Relu", 1, 1, |node| unary(node, Tensor::f_relu)).in_bf16(InBf16::Follows).link(|_| Ok(Some(Link::Relu))),
     Op::new("Sigmoid", 1, 1, |node| unary(node, Tensor::f_sigmoid)),
     Op::new("Tanh", 1, 1, |node| unary(node, Tensor::f_tanh)),
     Op::new("Softplus", 1, 1, |node| unary(node, softplus)),

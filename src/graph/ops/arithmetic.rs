@@ -1,7 +1,7 @@
 //! Arithmetic on two or more operands, and Clip.
 
 use super::operands::{Align, bound_broadcast, device_of, is_whole, on, variadic};
-use super::{ALL, ByExample, Call, Kernel, Node, Op, one};
+use super::{ALL, ByExample, Call, InBf16, Kernel, Link, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Kind, Tensor, is_float, to_i64s};
 
@@ -11,7 +11,9 @@ pub const OPS: &[Op] = &[
         .at_least(2)
         .weights(ALL)
         .gradients(ALL)
-        .by_example(ByExample::Copies),
+        .by_example(ByExample::Copies)
+        .in_bf16(InBf16::Follows)
+        .link(|_| Ok(Some(Link::Add))),
     Op::new("Sub", 1, 2, |node| binary(node, |a, b| Ok(a.f_sub(b)?)))
         .at_least(2)
         .weights(ALL)

@@ -2,14 +2,14 @@
 
 use super::operands::{elements, is_whole};
 use super::window::{Geometry, Padding, Window, bounded, pad, spatial};
-use super::{ByExample, Call, ExampleRule, Kernel, Node, Op, one};
+use super::{ByExample, Call, ExampleRule, InBf16, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, native};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Conv", 1, 3, conv).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).by_example(ByExample::Rule(conv_by_example)),
-    Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]),
+    Op::new("Conv", 1, 3, conv).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).by_example(ByExample::Rule(conv_by_example)).in_bf16(InBf16::Narrows),
+    Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).in_bf16(InBf16::Narrows),
     Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
 ];
 
@@ -35,6 +35,12 @@ pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, windo
     let Geometry { strides, dilations, begin, end, .. } = &geometry;
     let none = vec![0; begin.len()];
     if geometry.is_symmetric() {
+        if let ([_, _], 1) = (&geometry.kernel[..], groups) {
+            let steps = [strides[0], strides[1], begin[0], begin[1], dilations[0], dilations[1]];
+            if let Some(y) = native::conv_by_product(x, weight, bias, steps, &geometry.outputs(&spatial(x)?, false)?)? {
+                return Ok(y);
+            }
+        }
         return Ok(x.f_convolution(weight, bias, strides, begin, dilations, false, &none, groups)?);
     }
     // libtorch pads both sides alike: what one side has more is padded first.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::conv::centred;
 use super::operands::{broadcast, device_of, elements, is_whole, on, pair, variadic};
-use super::{ALL, ByExample, Call, ExampleRule, Kernel, Node, Op, one};
+use super::{ALL, ByExample, Call, ExampleRule, InBf16, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
 
@@ -27,25 +27,29 @@ pub const OPS: &[Op] = &[
             sketch(&a, &b)
         })
     })
-    .by_example(ByExample::Rule(|_| Ok(Box::new(matmul_by_example)))),
+    .by_example(ByExample::Rule(|_| Ok(Box::new(matmul_by_example))))
+    .in_bf16(InBf16::Narrows),
     Op::new("FusedMatMul", 1, 2, |node| fused(node, false))
         .domain("com.microsoft")
         .at_least(2)
         .weights(&[0, 1])
         .gradients(ALL)
-        .sketched(|node| fused(node, true)),
+        .sketched(|node| fused(node, true))
+        .in_bf16(InBf16::Narrows),
     Op::new("Gemm", 1, 3, |node| gemm(node, false))
         .at_least(3)
         .weights(&[0, 1, 2])
         .gradients(ALL)
         .sketched(|node| gemm(node, true))
-        .by_example(ByExample::Rule(gemm_by_example)),
+        .by_example(ByExample::Rule(gemm_by_example))
+        .in_bf16(InBf16::Narrows),
     Op::new("Gemm", 11, 3, |node| gemm(node, false))
         .at_least(2)
         .weights(&[0, 1, 2])
         .gradients(ALL)
         .sketched(|node| gemm(node, true))
-        .by_example(ByExample::Rule(gemm_by_example)),
+        .by_example(ByExample::Rule(gemm_by_example))
+        .in_bf16(InBf16::Narrows),
     Op::new("Einsum", 12, usize::MAX, |node| {
         let Some(equation) = node.text("equation")? else { return Err(Error::malformed("attribute 'equation' is missing")) };
         let einsum = Einsum::of(&equation);

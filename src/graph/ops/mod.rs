@@ -7,8 +7,10 @@
 
 pub use self::node::Node;
 pub(crate) use self::operands::with_at_most;
+pub use crate::graph::precision::InBf16;
 
 use crate::error::{Error, Result};
+use crate::tensor::native::Normalisation;
 use crate::tensor::{Tensor, to_f64s, to_i64s};
 
 pub mod activation;
@@ -155,6 +157,21 @@ pub struct Op {
     pub sketch: Option<fn(&Node<'_>) -> Result<Kernel>>,
     /// How constant operands get a gradient from every example.
     pub by_example: ByExample,
+    /// How it behaves where a pass is computed in bfloat16.
+    pub in_bf16: InBf16,
+    /// The part that a node can have in a chain of nodes that is computed as one.
+    pub link: Option<fn(&Node<'_>) -> Result<Option<Link>>>,
+}
+
+/// A node's part in a chain of nodes that is computed as one, in this order: normalisation, a sum, an activation.
+#[derive(Debug, Clone, Copy)]
+pub enum Link {
+    /// Normalisation by running statistics, or the batch's in training, for every channel.
+    Norm(Normalisation),
+    /// The sum of two tensors.
+    Add,
+    /// What is below zero becomes zero.
+    Relu,
 }
 
 /// How constants are treated on their way through an operator to a weight position.
@@ -192,6 +209,8 @@ impl Op {
             compile,
             sketch: None,
             by_example: ByExample::Alone,
+            in_bf16: InBf16::Widens,
+            link: None,
         }
     }
 
@@ -243,6 +262,18 @@ impl Op {
     /// Says how constant operands get a gradient from every example.
     pub const fn by_example(mut self, by_example: ByExample) -> Self {
         self.by_example = by_example;
+        self
+    }
+
+    /// Says how it behaves where a pass is computed in bfloat16.
+    pub const fn in_bf16(mut self, in_bf16: InBf16) -> Self {
+        self.in_bf16 = in_bf16;
+        self
+    }
+
+    /// Says which part a node can have in a chain of nodes that is computed as one.
+    pub const fn link(mut self, link: fn(&Node<'_>) -> Result<Option<Link>>) -> Self {
+        self.link = Some(link);
         self
     }
 

@@ -1,7 +1,8 @@
 //! Normalisation layers.
 
-use super::{ByExample, Call, ExampleRule, Kernel, Mode, Node, Op, axis_in, one};
+use super::{ByExample, Call, ExampleRule, InBf16, Kernel, Link, Mode, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
+use crate::tensor::native::Normalisation;
 use crate::tensor::{Kind, Tensor, no_grad};
 
 /// The rows of this family.
@@ -31,6 +32,8 @@ const fn batch_norm_row(since: i64, outputs: usize) -> Op {
         .buffers(&[3, 4])
         .gradients(&[0, 1, 2])
         .by_example(ByExample::Rule(batch_norm_by_example))
+        .in_bf16(InBf16::Follows)
+        .link(|node| Ok(BatchNorm::of(node)?.link()))
 }
 
 /// In the place of a BatchNormalization whose statistics are computed in the graph, as where a network standardises its weights:
@@ -91,13 +94,7 @@ fn batch_norm(node: &Node<'_>) -> Result<Kernel> {
     node.ignore("consumed_inputs");
     // Up to opset 6 the number of outputs says the same.
     node.ignore("is_test");
-    let batch_norm = BatchNorm {
-        epsilon: node.float_or("epsilon", EPSILON)?,
-        momentum: 1.0 - node.float_or("momentum", f64::from(0.9_f32))?,
-        training: node.opset >= 14 && node.flag("training_mode")?,
-        spatial: node.opset >= 9 || node.int_or("spatial", 1)? != 0,
-        outputs: node.outputs.iter().rposition(|&wanted| wanted).map_or(1, |last| last + 1),
-    };
+    let batch_norm = BatchNorm::of(node)?;
     if batch_norm.outputs > 1 && !batch_norm.training {
         return node.unsupported("running statistics as outputs and without training_mode");
     }
@@ -130,6 +127,21 @@ fn batch_norm_by_example(node: &Node<'_>) -> Result<ExampleRule> {
 }
 
 impl BatchNorm {
+    fn of(node: &Node<'_>) -> Result<BatchNorm> {
+        Ok(BatchNorm {
+            epsilon: node.float_or("epsilon", EPSILON)?,
+            momentum: 1.0 - node.float_or("momentum", f64::from(0.9_f32))?,
+            training: node.opset >= 14 && node.flag("training_mode")?,
+            spatial: node.opset >= 9 || node.int_or("spatial", 1)? != 0,
+            outputs: node.outputs.iter().rposition(|&wanted| wanted).map_or(1, |last| last + 1),
+        })
+    }
+
+    fn link(self) -> Option<Link> {
+        let plain = !self.training && self.spatial && self.outputs == 1;
+        plain.then_some(Link::Norm(Normalisation { epsilon: self.epsilon, momentum: self.momentum }))
+    }
+
     fn run(self, call: &Call<'_>) -> Result<Vec<Tensor>> {
         let input = call.input(0)?;
         let shape = input.size();

@@ -2,15 +2,15 @@
 
 use super::operands::is_whole;
 use super::window::{Geometry, Window, pad, spatial, views};
-use super::{Kernel, Node, Op, one};
+use super::{InBf16, Kernel, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("MaxPool", 1, 1, max_pool),
-    Op::new("MaxPool", 8, 1, max_pool).outputs(2),
-    Op::new("AveragePool", 1, 1, average_pool),
+    Op::new("MaxPool", 1, 1, max_pool).in_bf16(InBf16::Follows),
+    Op::new("MaxPool", 8, 1, max_pool).outputs(2).in_bf16(InBf16::Follows),
+    Op::new("AveragePool", 1, 1, average_pool).in_bf16(InBf16::Follows),
     Op::new("LpPool", 1, 1, |node| lp_pool(node, node.float_or("p", 2.0)?)),
     Op::new("LpPool", 2, 1, |node| lp_pool(node, whole(node.int_or("p", 2)?)?)),
     Op::new("GlobalAveragePool", 1, 1, |_| {
@@ -18,7 +18,8 @@ pub const OPS: &[Op] = &[
             let x = call.input(0)?;
             Ok(x.f_mean_dim(spatial_axes(x)?, true, None::<Kind>)?)
         })
-    }),
+    })
+    .in_bf16(InBf16::Follows),
     Op::new("GlobalMaxPool", 1, 1, |_| {
         one(|call| {
             let x = call.input(0)?;

@@ -1,7 +1,7 @@
 //! Shapes: asking for them and changing them without touching values.
 
 use super::operands::{axes_in, broadcast, dim, elements};
-use super::{Call, Flow, Kernel, Node, Op, axis_in, one};
+use super::{Call, Flow, InBf16, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -22,7 +22,7 @@ pub const OPS: &[Op] = &[
     })
     .at_least(2)
     .flow(Flow::Moves),
-    Op::new("Flatten", 1, 1, flatten).flow(Flow::Moves),
+    Op::new("Flatten", 1, 1, flatten).flow(Flow::Moves).in_bf16(InBf16::Follows),
     Op::new("Squeeze", 1, 1, |node| {
         let axes = node.ints("axes")?;
         one(move |call| squeeze(call.input(0)?, axes.as_deref()))
@@ -39,7 +39,7 @@ pub const OPS: &[Op] = &[
     Op::new("Expand", 8, 2, |_| one(expand)).at_least(2).weights(&[0]).flow(Flow::Moves),
     Op::new("Tile", 1, 3, |_| one(tile_one_axis)).at_least(3).weights(&[0]).flow(Flow::Moves),
     Op::new("Tile", 6, 2, |_| one(tile)).at_least(2).weights(&[0]).flow(Flow::Moves),
-    Op::new("Identity", 1, 1, |_| one(|call| Ok(call.input(0)?.shallow_clone()))).flow(Flow::Moves),
+    Op::new("Identity", 1, 1, |_| one(|call| Ok(call.input(0)?.shallow_clone()))).flow(Flow::Moves).in_bf16(InBf16::Follows),
     Op::new("DepthToSpace", 1, 1, |node| {
         let (block, depth_first) = blocks(node)?;
         one(move |call| depth_to_space(call.input(0)?, block, depth_first))

@@ -1,0 +1,83 @@
+//! Chains of steps that are computed as one: batch normalisation, the sum that closes a residual block, ReLU.
+//!
+//! Only where a pass is computed in bfloat16: a chain rounds once where its steps round three times, so results differ in their last
+//! bits, and passes in float32 stay what libtorch's operators give.
+
+use std::collections::HashMap;
+
+use crate::error::{Place, Result};
+use crate::graph::ops::{Link, Mode};
+use crate::graph::plan::{Plan, Source, Step};
+use crate::tensor::Tensor;
+use crate::tensor::native::{self, Normalisation};
+
+/// Steps in a row, each of which reads what the one before it gives and nobody else reads.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    norm: Normalisation,
+    /// The other operand of the sum, if there is one.
+    other: Option<Source>,
+    relu: bool,
+}
+
+impl Chain {
+    /// How many steps it stands for.
+    pub fn len(&self) -> usize {
+        1 + usize::from(self.other.is_some()) + usize::from(self.relu)
+    }
+
+    /// The output of the last of its steps; `None` where the tensors are none that a chain can be computed on.
+    pub fn run(&self, steps: &[Step], stored: &[Tensor], slots: &[Option<Tensor>], mode: Mode) -> Result<Option<Tensor>> {
+        let Some(first) = steps.first() else { return Ok(None) };
+        let [Some(input), Some(scale), Some(bias), Some(mean), Some(variance)] = first.find_inputs(stored, slots)[..] else {
+            return Ok(None);
+        };
+        let other = match self.other {
+            Some(source) => match source.find(stored, slots) {
+                Some(tensor) => Some(tensor),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        let tensors = [scale, bias, mean, variance];
+        native::norm_act(input, other, tensors, mode == Mode::Train, self.norm, self.relu).at(|| &first.label)
+    }
+}
+
+/// The chains of a plan, by the first of their steps.
+pub(crate) fn find(plan: &Plan) -> HashMap<usize, Chain> {
+    let mut readers = vec![0_usize; plan.slots];
+    let read = plan.steps.iter().flat_map(|step| step.inputs.iter().flatten()).chain(&plan.results);
+    for source in read {
+        if let Source::Slot(slot) = source {
+            readers[*slot] += 1;
+        }
+    }
+    // What a step gives, where only one other reads it.
+    let given = |step: &Step| step.outputs.first().copied().flatten().filter(|&slot| readers[slot] == 1).map(Source::Slot);
+    let mut chains = HashMap::new();
+    for (index, step) in plan.steps.iter().enumerate() {
+        let Some(Link::Norm(norm)) = step.link else { continue };
+        let mut chain = Chain { norm, other: None, relu: false };
+        let mut last = step;
+        if let Some(next) = plan.steps.get(index + 1)
+            && matches!(next.link, Some(Link::Add))
+            && let [Some(a), Some(b)] = next.inputs[..]
+            && let Some(value) = given(last)
+        {
+            // The same value twice is read twice, and no chain.
+            if let Some(other) = [(a, b), (b, a)].into_iter().find_map(|(one, other)| (one == value).then_some(other)) {
+                chain.other = Some(other);
+                last = next;
+            }
+        }
+        if let Some(next) = plan.steps.get(index + chain.len())
+            && matches!(next.link, Some(Link::Relu))
+            && let Some(value) = given(last)
+        {
+            chain.relu = next.inputs.first().copied().flatten() == Some(value);
+        }
+        chains.insert(index, chain);
+    }
+    chains
+}

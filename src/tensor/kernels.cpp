@@ -1,0 +1,463 @@
+// Parts of a training step that libtorch has no operator for. Everything here is for the CPU, for images [N, C, H, W] in bfloat16 whose
+// channels lie side by side, and is a node of libtorch's gradient graph. Each has a plain counterpart among libtorch's operators, which
+// src/tensor/native.rs names and the tests compare it with.
+//
+// Sums run in float32 over a block of rows and in double over the blocks. Blocks depend on the shapes alone, so that results do not
+// depend on the number of threads.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// One copy for each generation of processors; the loader takes the best one that runs.
+#define VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define VECTORISED
+#endif
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+inline float widened(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+// To the nearest, and to even where two are equally near.
+inline uint16_t rounded(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<uint16_t>(is_nan ? 0x7fc0u : nearest);
+}
+
+const uint16_t* bits_of(const at::Tensor& tensor) { return reinterpret_cast<const uint16_t*>(tensor.const_data_ptr<at::BFloat16>()); }
+uint16_t* bits_of_new(at::Tensor& tensor) { return reinterpret_cast<uint16_t*>(tensor.mutable_data_ptr<at::BFloat16>()); }
+
+at::Tensor beside_each_other(const at::Tensor& images) { return images.contiguous(at::MemoryFormat::ChannelsLast); }
+
+// Rows [N * H * W] of channels [C], cut into blocks.
+struct Rows {
+  int64_t count, channels, block, blocks;
+
+  explicit Rows(const at::Tensor& images)
+      : count(images.size(0) * images.size(2) * images.size(3)), channels(images.size(1)) {
+    block = std::max<int64_t>(8, 32768 / std::max<int64_t>(channels, 1));
+    blocks = (count + block - 1) / block;
+  }
+
+  template <typename Work>
+  void each_block(const Work& work) const {
+    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t index = begin; index < end; ++index) {
+        work(index, index * block, std::min(block, count - index * block));
+      }
+    });
+  }
+};
+
+// Adds up, over rows, `x - pivot` and its square.
+VECTORISED void add_moments(const uint16_t* __restrict__ x, const float* __restrict__ pivot, int64_t rows, int64_t channels,
+                            float* __restrict__ sums, float* __restrict__ squares) {
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) {
+    const uint16_t* __restrict__ at = x + row * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      const float a = widened(at[c]) - pivot[c], b = widened(at[c + channels]) - pivot[c];
+      const float d = widened(at[c + 2 * channels]) - pivot[c], e = widened(at[c + 3 * channels]) - pivot[c];
+      sums[c] += (a + b) + (d + e);
+      squares[c] += (a * a + b * b) + (d * d + e * e);
+    }
+  }
+  for (; row < rows; ++row) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const float a = widened(x[row * channels + c]) - pivot[c];
+      sums[c] += a;
+      squares[c] += a * a;
+    }
+  }
+}
+
+VECTORISED void transform(const uint16_t* __restrict__ x, const uint16_t* __restrict__ other, const float* __restrict__ factor,
+                          const float* __restrict__ offset, bool relu, int64_t rows, int64_t channels, uint16_t* __restrict__ y) {
+  const float least = relu ? 0.0f : -std::numeric_limits<float>::infinity();
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = row * channels;
+    if (other == nullptr) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float value = widened(x[at + c]) * factor[c] + offset[c];
+        y[at + c] = rounded(value < least ? least : value);
+      }
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float value = widened(x[at + c]) * factor[c] + offset[c] + widened(other[at + c]);
+        y[at + c] = rounded(value < least ? least : value);
+      }
+    }
+  }
+}
+
+// Adds up, over rows, the gradient that the activation lets through, and its product with `x - mean`. `y` is null without activation.
+VECTORISED void add_gradients(const uint16_t* __restrict__ gradient, const uint16_t* __restrict__ x, const uint16_t* __restrict__ y,
+                              const float* __restrict__ mean, int64_t rows, int64_t channels, float* __restrict__ sums,
+                              float* __restrict__ products) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = row * channels;
+    if (y == nullptr) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float g = widened(gradient[at + c]);
+        sums[c] += g;
+        products[c] += g * (widened(x[at + c]) - mean[c]);
+      }
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float g = widened(y[at + c]) <= 0.0f ? 0.0f : widened(gradient[at + c]);
+        sums[c] += g;
+        products[c] += g * (widened(x[at + c]) - mean[c]);
+      }
+    }
+  }
+}
+
+// `dx = a g + b (x - mean) + d`; `through` gets g itself where somebody wants it.
+VECTORISED void pass_back(const uint16_t* __restrict__ gradient, const uint16_t* __restrict__ x, const uint16_t* __restrict__ y,
+                          const float* __restrict__ mean, const float* __restrict__ a, const float* __restrict__ b,
+                          const float* __restrict__ d, int64_t rows, int64_t channels, uint16_t* __restrict__ dx,
+                          uint16_t* __restrict__ through) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = row * channels;
+    if (y == nullptr) {
+      for (int64_t c = 0; c < channels; ++c) {
+        dx[at + c] = rounded(a[c] * widened(gradient[at + c]) + b[c] * (widened(x[at + c]) - mean[c]) + d[c]);
+      }
+    } else if (through == nullptr) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const float g = widened(y[at + c]) <= 0.0f ? 0.0f : widened(gradient[at + c]);
+        dx[at + c] = rounded(a[c] * g + b[c] * (widened(x[at + c]) - mean[c]) + d[c]);
+      }
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        const uint16_t kept = widened(y[at + c]) <= 0.0f ? uint16_t{0} : gradient[at + c];
+        through[at + c] = kept;
+        dx[at + c] = rounded(a[c] * widened(kept) + b[c] * (widened(x[at + c]) - mean[c]) + d[c]);
+      }
+    }
+  }
+}
+
+VECTORISED void add_row(const uint16_t* __restrict__ row, int64_t channels, float* __restrict__ sums) {
+  for (int64_t c = 0; c < channels; ++c) sums[c] += widened(row[c]);
+}
+
+VECTORISED void round_row(const float* __restrict__ sums, int64_t channels, uint16_t* __restrict__ row) {
+  for (int64_t c = 0; c < channels; ++c) row[c] = rounded(sums[c]);
+}
+
+// Two sums for each channel over all rows.
+template <typename Add>
+std::pair<std::vector<double>, std::vector<double>> two_sums(const Rows& rows, const Add& add) {
+  const size_t channels = rows.channels;
+  std::vector<float> parts(2 * channels * rows.blocks, 0.0f);
+  rows.each_block([&](int64_t index, int64_t first, int64_t count) {
+    float* sums = parts.data() + 2 * channels * index;
+    add(first, count, sums, sums + channels);
+  });
+  std::vector<double> first(channels, 0.0), second(channels, 0.0);
+  for (int64_t index = 0; index < rows.blocks; ++index) {
+    const float* sums = parts.data() + 2 * channels * index;
+    for (size_t c = 0; c < channels; ++c) {
+      first[c] += sums[c];
+      second[c] += sums[channels + c];
+    }
+  }
+  return {first, second};
+}
+
+// Batch normalisation, then the sum with another tensor of the same shape if there is one, then ReLU if wanted.
+struct NormAct : public torch::autograd::Function<NormAct> {
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor input, std::optional<at::Tensor> other, at::Tensor scale, at::Tensor bias,
+                            at::Tensor running_mean, at::Tensor running_variance, bool live, double momentum, double epsilon,
+                            bool relu) {
+    const at::Tensor x = beside_each_other(input);
+    const at::Tensor residual = other ? beside_each_other(*other) : at::Tensor();
+    const Rows rows(x);
+    const int64_t channels = rows.channels;
+    const float* weights = scale.const_data_ptr<float>();
+    const float* biases = bias.const_data_ptr<float>();
+    at::Tensor mean = at::empty({channels}, scale.options()), inverse = at::empty({channels}, scale.options());
+    float* means = mean.mutable_data_ptr<float>();
+    float* inverses = inverse.mutable_data_ptr<float>();
+    float* old_means = running_mean.mutable_data_ptr<float>();
+    float* old_variances = running_variance.mutable_data_ptr<float>();
+    if (live) {
+      std::vector<float> pivot(channels);
+      for (int64_t c = 0; c < channels; ++c) pivot[c] = widened(bits_of(x)[c]);
+      const auto [sums, squares] = two_sums(rows, [&](int64_t first, int64_t count, float* s, float* q) {
+        add_moments(bits_of(x) + first * channels, pivot.data(), count, channels, s, q);
+      });
+      const double n = static_cast<double>(rows.count);
+      for (int64_t c = 0; c < channels; ++c) {
+        const double shift = sums[c] / n, variance = std::max(0.0, squares[c] / n - shift * shift);
+        means[c] = static_cast<float>(pivot[c] + shift);
+        inverses[c] = static_cast<float>(1.0 / std::sqrt(variance + epsilon));
+        old_means[c] = static_cast<float>((1.0 - momentum) * old_means[c] + momentum * (pivot[c] + shift));
+        // Running statistics take the sample's variance, as libtorch's do.
+        old_variances[c] = static_cast<float>((1.0 - momentum) * old_variances[c] + momentum * variance * n / (n - 1.0));
+      }
+    } else {
+      for (int64_t c = 0; c < channels; ++c) {
+        means[c] = old_means[c];
+        inverses[c] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(old_variances[c]) + epsilon));
+      }
+    }
+    std::vector<float> factor(channels), offset(channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      factor[c] = weights[c] * inverses[c];
+      offset[c] = biases[c] - means[c] * factor[c];
+    }
+    at::Tensor y = at::empty_like(x);
+    uint16_t* results = bits_of_new(y);
+    const uint16_t* others = residual.defined() ? bits_of(residual) : nullptr;
+    rows.each_block([&](int64_t, int64_t first, int64_t count) {
+      const int64_t at = first * channels;
+      transform(bits_of(x) + at, others ? others + at : nullptr, factor.data(), offset.data(), relu, count, channels, results + at);
+    });
+    ctx->save_for_backward({x, relu ? y : at::Tensor(), scale, mean, inverse});
+    ctx->saved_data["live"] = live;
+    ctx->saved_data["residual"] = residual.defined();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &x = saved[0], &y = saved[1], &scale = saved[2], &mean = saved[3], &inverse = saved[4];
+    const bool live = ctx->saved_data["live"].toBool(), has_residual = ctx->saved_data["residual"].toBool();
+    const at::Tensor gradient = beside_each_other(gradients[0]);
+    const Rows rows(x);
+    const int64_t channels = rows.channels;
+    const float *means = mean.const_data_ptr<float>(), *inverses = inverse.const_data_ptr<float>();
+    const uint16_t* ys = y.defined() ? bits_of(y) : nullptr;
+    const auto [sums, products] = two_sums(rows, [&](int64_t first, int64_t count, float* s, float* p) {
+      const int64_t at = first * channels;
+      add_gradients(bits_of(gradient) + at, bits_of(x) + at, ys ? ys + at : nullptr, means, count, channels, s, p);
+    });
+    at::Tensor d_scale = at::empty({channels}, scale.options()), d_bias = at::empty({channels}, scale.options());
+    std::vector<float> a(channels), b(channels, 0.0f), d(channels, 0.0f);
+    const double n = static_cast<double>(rows.count);
+    for (int64_t c = 0; c < channels; ++c) {
+      d_bias.mutable_data_ptr<float>()[c] = static_cast<float>(sums[c]);
+      d_scale.mutable_data_ptr<float>()[c] = static_cast<float>(products[c] * inverses[c]);
+      a[c] = scale.const_data_ptr<float>()[c] * inverses[c];
+      if (live) {
+        b[c] = static_cast<float>(-static_cast<double>(a[c]) * inverses[c] * inverses[c] * products[c] / n);
+        d[c] = static_cast<float>(-static_cast<double>(a[c]) * sums[c] / n);
+      }
+    }
+    at::Tensor dx = at::empty_like(x);
+    at::Tensor through;
+    if (has_residual) through = ys ? at::empty_like(x) : gradient;
+    uint16_t* dxs = bits_of_new(dx);
+    uint16_t* throughs = has_residual && ys ? bits_of_new(through) : nullptr;
+    rows.each_block([&](int64_t, int64_t first, int64_t count) {
+      const int64_t at = first * channels;
+      pass_back(bits_of(gradient) + at, bits_of(x) + at, ys ? ys + at : nullptr, means, a.data(), b.data(), d.data(), count, channels,
+                dxs + at, throughs ? throughs + at : nullptr);
+    });
+    const at::Tensor none;
+    return {dx, through, d_scale, d_bias, none, none, none, none, none, none};
+  }
+};
+
+// Where a convolution's window lies.
+struct Window {
+  int64_t kernel[2], stride[2], padding[2], dilation[2], input[2], output[2], images, channels;
+
+  Window(const at::Tensor& x, const at::Tensor& weight, const int64_t* steps) : images(x.size(0)), channels(x.size(1)) {
+    for (int axis = 0; axis < 2; ++axis) {
+      kernel[axis] = weight.size(2 + axis);
+      stride[axis] = steps[axis];
+      padding[axis] = steps[2 + axis];
+      dilation[axis] = steps[4 + axis];
+      input[axis] = x.size(2 + axis);
+      const int64_t reach = input[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1;
+      TORCH_CHECK(reach >= 0, "a window is larger than its padded image");
+      output[axis] = reach / stride[axis] + 1;
+    }
+  }
+
+  int64_t rows() const { return images * output[0] * output[1]; }
+  int64_t places() const { return kernel[0] * kernel[1]; }
+};
+
+// What the window meets at every place: [rows, kernel places, channels].
+at::Tensor met(const at::Tensor& x, const Window& window) {
+  const int64_t channels = window.channels;
+  at::Tensor columns = at::empty({window.rows(), window.places() * channels}, x.options().memory_format(at::MemoryFormat::Contiguous));
+  const uint16_t* from = bits_of(x);
+  uint16_t* to = bits_of_new(columns);
+  at::parallel_for(0, window.rows(), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t left = row % window.output[1], top = row / window.output[1] % window.output[0];
+      const int64_t image = row / (window.output[0] * window.output[1]);
+      uint16_t* at = to + row * window.places() * channels;
+      for (int64_t i = 0; i < window.kernel[0]; ++i) {
+        const int64_t h = top * window.stride[0] - window.padding[0] + i * window.dilation[0];
+        for (int64_t j = 0; j < window.kernel[1]; ++j, at += channels) {
+          const int64_t w = left * window.stride[1] - window.padding[1] + j * window.dilation[1];
+          if (h < 0 || h >= window.input[0] || w < 0 || w >= window.input[1]) {
+            std::memset(at, 0, channels * sizeof *at);
+          } else {
+            std::memcpy(at, from + ((image * window.input[0] + h) * window.input[1] + w) * channels, channels * sizeof *at);
+          }
+        }
+      }
+    }
+  });
+  return columns;
+}
+
+// The transpose of `met`: what every place of the image gets from the windows that met it.
+at::Tensor unmet(const at::Tensor& columns, const at::Tensor& like, const Window& window) {
+  const int64_t channels = window.channels;
+  at::Tensor image = at::empty_like(like);
+  const uint16_t* from = bits_of(columns);
+  uint16_t* to = bits_of_new(image);
+  at::parallel_for(0, window.images * window.input[0] * window.input[1], 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> sums(channels);
+    for (int64_t place = begin; place < end; ++place) {
+      const int64_t w = place % window.input[1], h = place / window.input[1] % window.input[0];
+      const int64_t n = place / (window.input[0] * window.input[1]);
+      std::fill(sums.begin(), sums.end(), 0.0f);
+      for (int64_t i = 0; i < window.kernel[0]; ++i) {
+        const int64_t top = h + window.padding[0] - i * window.dilation[0];
+        if (top < 0 || top % window.stride[0] != 0 || top / window.stride[0] >= window.output[0]) continue;
+        for (int64_t j = 0; j < window.kernel[1]; ++j) {
+          const int64_t left = w + window.padding[1] - j * window.dilation[1];
+          if (left < 0 || left % window.stride[1] != 0 || left / window.stride[1] >= window.output[1]) continue;
+          const int64_t row = (n * window.output[0] + top / window.stride[0]) * window.output[1] + left / window.stride[1];
+          add_row(from + (row * window.places() + i * window.kernel[1] + j) * channels, channels, sums.data());
+        }
+      }
+      round_row(sums.data(), channels, to + place * channels);
+    }
+  });
+  return image;
+}
+
+// [O, a, b] as [O, b, a].
+at::Tensor turned(const at::Tensor& tensor, int64_t a, int64_t b) {
+  const int64_t outputs = tensor.size(0);
+  at::Tensor result = at::empty({outputs, b * a}, tensor.options());
+  const uint16_t* from = bits_of(tensor);
+  uint16_t* to = bits_of_new(result);
+  at::parallel_for(0, outputs, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin * a * b; o < end * a * b; o += a * b) {
+      for (int64_t j = 0; j < b; ++j) {
+        for (int64_t i = 0; i < a; ++i) to[o + j * a + i] = from[o + i * b + j];
+      }
+    }
+  });
+  return result;
+}
+
+// A convolution as one matrix product. oneDNN's own kernels lose most of their speed where images have become a few pixels large.
+struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor input, at::Tensor filters, std::optional<at::Tensor> bias, std::vector<int64_t> steps) {
+    const at::Tensor x = beside_each_other(input), weight = filters.contiguous();
+    const Window window(x, weight, steps.data());
+    const at::Tensor packed = turned(weight, window.channels, window.places());
+    const at::Tensor columns = met(x, window);
+    at::Tensor y = bias ? at::addmm(*bias, columns, packed.t()) : at::mm(columns, packed.t());
+    ctx->save_for_backward({x, weight});
+    ctx->saved_data["steps"] = steps;
+    ctx->saved_data["bias"] = bias.has_value();
+    return y.view({window.images, window.output[0], window.output[1], weight.size(0)}).permute({0, 3, 1, 2});
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1];
+    const auto steps = ctx->saved_data["steps"].toIntVector();
+    const Window window(x, weight, steps.data());
+    const at::Tensor gradient = beside_each_other(gradients[0]).permute({0, 2, 3, 1}).reshape({window.rows(), weight.size(0)});
+    at::Tensor dx, d_weight, d_bias;
+    if (ctx->needs_input_grad(0)) {
+      const at::Tensor packed = turned(weight, window.channels, window.places());
+      dx = unmet(at::mm(gradient, packed), x, window);
+    }
+    if (ctx->needs_input_grad(1)) {
+      const at::Tensor product = at::mm(gradient.t(), met(x, window));
+      d_weight = turned(product, window.places(), window.channels).view(weight.sizes());
+    }
+    if (ctx->saved_data["bias"].toBool()) d_bias = gradient.sum(0);
+    return {dx, d_weight, d_bias, at::Tensor()};
+  }
+};
+
+thread_local std::string last_error;
+
+template <typename Work>
+at::Tensor* guarded(const Work& work) {
+  try {
+    return new at::Tensor(work());
+  } catch (const std::exception& error) {
+    last_error = error.what();
+  } catch (...) {
+    last_error = "an error without a message";
+  }
+  return nullptr;
+}
+
+std::optional<at::Tensor> optional(const at::Tensor* tensor) {
+  if (tensor == nullptr) return std::nullopt;
+  return *tensor;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* cmira_last_error() { return last_error.c_str(); }
+
+at::Tensor* cmira_norm_act(const at::Tensor* input, const at::Tensor* other, const at::Tensor* scale, const at::Tensor* bias,
+                           const at::Tensor* mean, const at::Tensor* variance, bool live, double momentum, double epsilon, bool relu) {
+  return guarded([&] {
+    return NormAct::apply(*input, optional(other), *scale, *bias, *mean, *variance, live, momentum, epsilon, relu);
+  });
+}
+
+// `steps` are strides, paddings and dilations, two of each.
+at::Tensor* cmira_conv_by_product(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, const int64_t* steps) {
+  return guarded([&] { return ConvByProduct::apply(*input, *weight, optional(bias), std::vector<int64_t>(steps, steps + 6)); });
+}
+
+// One step of SGD for `count` parameters at once; `velocities` is null without momentum.
+bool cmira_sgd(at::Tensor* const* params, at::Tensor* const* gradients, at::Tensor* const* velocities, int64_t count,
+               double weight_decay, double momentum, double learning_rate, bool nesterov) {
+  const auto* result = guarded([&] {
+    std::vector<at::Tensor> p, g, v;
+    for (int64_t index = 0; index < count; ++index) {
+      p.push_back(*params[index]);
+      g.push_back(*gradients[index]);
+      if (velocities != nullptr) v.push_back(*velocities[index]);
+    }
+    const at::NoGradGuard guard;
+    at::_fused_sgd_(p, g, v, weight_decay, momentum, learning_rate, 0.0, nesterov, false, false);
+    return at::Tensor();
+  });
+  delete result;
+  return result != nullptr;
+}
+
+}  // extern "C"

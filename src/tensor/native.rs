@@ -1,0 +1,188 @@
+//! The parts of a training step that libtorch has no operator for, in C++ beside it (`kernels.cpp`), so that they are nodes of its
+//! gradient graph like any other. Each does what some of libtorch's operators do one by one, and is used where those are slow.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use crate::error::{Error, Result};
+use crate::tensor::{Device, Kind, Tensor};
+
+unsafe extern "C" {
+    fn cmira_last_error() -> *const c_char;
+    fn cmira_norm_act(
+        input: *const c_void,
+        other: *const c_void,
+        scale: *const c_void,
+        bias: *const c_void,
+        mean: *const c_void,
+        variance: *const c_void,
+        live: bool,
+        momentum: f64,
+        epsilon: f64,
+        relu: bool,
+    ) -> *mut c_void;
+    fn cmira_conv_by_product(
+        input: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        steps: *const i64,
+    ) -> *mut c_void;
+    fn cmira_sgd(
+        params: *const *const c_void,
+        gradients: *const *const c_void,
+        velocities: *const *const c_void,
+        count: i64,
+        weight_decay: f64,
+        momentum: f64,
+        learning_rate: f64,
+        nesterov: bool,
+    ) -> bool;
+}
+
+fn pointer(tensor: &Tensor) -> *const c_void {
+    tensor.as_ptr().cast()
+}
+
+fn optional(tensor: Option<&Tensor>) -> *const c_void {
+    tensor.map_or(std::ptr::null(), pointer)
+}
+
+fn last_error() -> Error {
+    // SAFETY: the text ends with a zero and lives until the same thread's next call into the kernels.
+    let text = unsafe { CStr::from_ptr(cmira_last_error()) };
+    // As the bindings do: what follows the first line is where in libtorch it happened.
+    Error::unexpected(format!("libtorch: {}", text.to_string_lossy().lines().next().unwrap_or_default()))
+}
+
+fn owned(result: *mut c_void) -> Result<Tensor> {
+    if result.is_null() {
+        return Err(last_error());
+    }
+    // SAFETY: the kernels give a tensor on the heap that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(result.cast()) })
+}
+
+/// Whether these are images `[N, C, H, W]` in bfloat16 on the CPU, which the kernels are for.
+fn is_small_image(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu && tensor.kind() == Kind::BFloat16 && tensor.dim() == 4 && tensor.numel() > 0
+}
+
+/// What batch normalisation knows beside its tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Normalisation {
+    /// Added to variances.
+    pub epsilon: f64,
+    /// The share of a new statistic in the running one.
+    pub momentum: f64,
+}
+
+/// Batch normalisation, then the sum with `other`, then ReLU, in one pass over the images: `batch_norm`, `add` and `relu` of libtorch,
+/// with one rounding in place of three. With `live`, statistics are the batch's, and the running ones follow. `tensors` are scale, bias,
+/// running mean and running variance, float32 `[C]`.
+///
+/// `None` for what this is not made for: anything but images `[N, C, H, W]` in bfloat16 on the CPU, of which there is more than one
+/// number a channel.
+///
+/// # Errors
+/// Unexpected, with libtorch's message.
+pub fn norm_act(
+    input: &Tensor,
+    other: Option<&Tensor>,
+    tensors: [&Tensor; 4],
+    live: bool,
+    settings: Normalisation,
+    relu: bool,
+) -> Result<Option<Tensor>> {
+    let shape = input.size();
+    let fits = |tensor: &&Tensor| {
+        tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.size() == shape[1..2] && tensor.is_contiguous()
+    };
+    let other_fits = |tensor: &Tensor| is_small_image(tensor) && tensor.size() == shape;
+    if !is_small_image(input) || !tensors.iter().all(fits) || !other.is_none_or(other_fits) {
+        return Ok(None);
+    }
+    if shape[0] * shape[2] * shape[3] < 2 {
+        return Ok(None);
+    }
+    let [scale, bias, mean, variance] = tensors;
+    // SAFETY: all are live tensors of the kinds and shapes that the kernel reads and writes, as was just checked.
+    owned(unsafe {
+        cmira_norm_act(
+            pointer(input),
+            optional(other),
+            pointer(scale),
+            pointer(bias),
+            pointer(mean),
+            pointer(variance),
+            live,
+            settings.momentum,
+            settings.epsilon,
+            relu,
+        )
+    })
+    .map(Some)
+}
+
+/// The most places of a result, in height times width, for which [`conv_by_product`] is the faster way. Measured on a processor with
+/// AMX: at 4 x 4 places three times as fast forwards and back, at 8 x 8 no longer.
+const FEW_PLACES: i64 = 16;
+
+/// `conv2d` as one matrix product, for images that have become small and deep; `steps` are strides, paddings and dilations, two of each.
+///
+/// `None` where libtorch's own way is faster, and for what this is not made for: anything but images `[N, C, H, W]` and filters
+/// `[O, C, h, w]` in bfloat16 on the CPU.
+///
+/// # Errors
+/// Unexpected, with libtorch's message.
+pub fn conv_by_product(
+    input: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    steps: [i64; 6],
+    places: &[i64],
+) -> Result<Option<Tensor>> {
+    let both = is_small_image(input) && is_small_image(weight) && bias.is_none_or(|bias| bias.kind() == Kind::BFloat16);
+    if !both || input.size()[1] != weight.size()[1] {
+        return Ok(None);
+    }
+    let (filters, window) = (weight.size()[..2].iter().product::<i64>(), weight.size()[2..].iter().product::<i64>());
+    if places.iter().product::<i64>() > FEW_PLACES || window < 2 || filters < 64 * 64 {
+        return Ok(None);
+    }
+    // SAFETY: all are live tensors of the kinds and shapes that the kernel reads, as was just checked, and there are six steps.
+    owned(unsafe { cmira_conv_by_product(pointer(input), pointer(weight), optional(bias), steps.as_ptr()) }).map(Some)
+}
+
+/// How stochastic gradient descent steps.
+#[derive(Debug, Clone, Copy)]
+pub struct Descent {
+    /// Times the parameter, added to its gradient.
+    pub weight_decay: f64,
+    /// The share of the old velocity in the new one; 0 for none.
+    pub momentum: f64,
+    /// Times the velocity, taken from the parameter.
+    pub learning_rate: f64,
+    /// Whether the gradient is looked at where the velocity leads.
+    pub nesterov: bool,
+}
+
+/// One step of stochastic gradient descent for all parameters at once, in one pass over them: libtorch's `_fused_sgd_`, which the
+/// bindings leave out. Parameters and `velocities` (of the same number, or none) change in place. All are float32 and on one device.
+///
+/// # Errors
+/// Unexpected, with libtorch's message, or when the numbers differ.
+pub fn descend(params: &[&Tensor], gradients: &[&Tensor], velocities: &[&Tensor], descent: Descent) -> Result<()> {
+    let count = params.len();
+    if gradients.len() != count || (!velocities.is_empty() && velocities.len() != count) {
+        return Err(Error::unexpected(format!("{count} parameters, {} gradients", gradients.len())));
+    }
+    let pointers = |tensors: &[&Tensor]| tensors.iter().map(|tensor| pointer(tensor)).collect::<Vec<_>>();
+    let (params, gradients, momenta) = (pointers(params), pointers(gradients), pointers(velocities));
+    let momenta = if momenta.is_empty() { std::ptr::null() } else { momenta.as_ptr() };
+    let Descent { weight_decay, momentum, learning_rate, nesterov } = descent;
+    let count = i64::try_from(count).map_err(Error::unexpected)?;
+    // SAFETY: the arrays hold so many live tensors each.
+    let done = unsafe {
+        cmira_sgd(params.as_ptr(), gradients.as_ptr(), momenta, count, weight_decay, momentum, learning_rate, nesterov)
+    };
+    if done { Ok(()) } else { Err(last_error()) }
+}
