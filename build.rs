@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => println!("cargo::error=libtorch: {} is missing ({HELP})", libraries.join("libtorch_cpu.so").display()),
     }
     compile_kernels(&libtorch);
-    Ok(())
+    link_openmp(&libraries)
 }
 
 /// Compiles what the crate has in C++, as the bindings compile theirs: against libtorch's own headers, for its ABI.
@@ -45,11 +45,24 @@ fn compile_kernels(libtorch: &Path) {
         // Loops over pixels are all that is in there: slow ones would make every test wait.
         .opt_level(3)
         .warnings(false)
+        // libtorch's loops over threads are templates in its headers.
+        .flag("-fopenmp")
         .flag(format!("-isystem{}", headers.display()))
         .flag(format!("-isystem{}", headers.join("torch/csrc/api/include").display()))
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
         .file(SOURCE)
         .compile("cmira_kernels");
+}
+
+/// Links the threads that libtorch itself uses, a second set of which would fight with them: the library beside libtorch where there is
+/// one, else the compiler's.
+fn link_openmp(libraries: &Path) -> Result<(), Box<dyn Error>> {
+    let names = fs::read_dir(libraries)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    match names.filter(|name| name.starts_with("libgomp") && name.contains(".so")).min() {
+        Some(name) => println!("cargo::rustc-link-lib=dylib:+verbatim={name}"),
+        None => println!("cargo::rustc-link-lib=dylib=gomp"),
+    }
+    Ok(())
 }
 
 /// Binaries, examples and integration tests find libtorch by their run path. Documentation tests take no linker arguments from

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    cmira::tensor::keep_freed_memory();
     cmira::cli::run(std::env::args_os())
 }

@@ -162,6 +162,17 @@ pub fn multiplies_bf16(device: Device) -> bool {
     }
 }
 
+/// Has the allocator keep what is freed for the next request, whatever its size. By default it gives large blocks back to the system, and
+/// every activation of every step is then fetched and cleared anew, page by page. For programs, before the first tensor.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: both only set numbers of the allocator's. What it cannot do it leaves as it is.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
 /// Waits until a device has done everything that it was asked to.
 pub fn synchronise(device: Device) {
     if let Device::Cuda(index) = device {
