@@ -180,11 +180,6 @@ pub fn synchronise(device: Device) {
     }
 }
 
-/// What decides the last bits of results: the kind of device and the number of threads. Which of several GPUs it is does not.
-pub fn compute_name(device: Device) -> String {
-    format!("{} {}", device_kind(device), threads())
-}
-
 /// `cpu` or `cuda`.
 pub fn device_kind(device: Device) -> String {
     let name = device_name(device);

@@ -7,9 +7,9 @@ use crate::attack::spectral::SpectralNorm;
 use crate::attack::stopping::{StopReason, StopRule, Stopper};
 use crate::data::{Augment, Batches};
 use crate::error::{Error, Result};
-use crate::graph::Model;
+use crate::graph::{Computing, Model};
 use crate::nets::{self, InputShape};
-use crate::tensor::{Device, Kind, Tensor, derive_seed, no_grad, to_f32s, to_i64s};
+use crate::tensor::{Kind, Tensor, derive_seed, no_grad, to_f32s, to_i64s};
 use crate::train::{self, Control, Event, TrainSettings};
 
 /// What the attack may see: images of both sets, and labels of the probing set only.
@@ -90,15 +90,15 @@ pub struct Course {
     pub stop: Option<StopReason>,
 }
 
-/// Builds a fresh attack model `M_A = LipSoftMax(BBN(x))` for images of a shape.
+/// Builds a fresh attack model `M_A = LipSoftMax(BBN(x))` for images of a shape, which computes as the audited model does.
 ///
 /// # Errors
 /// Usage, when the backbone cannot take such images.
-pub fn attack_model(settings: &AttackSettings, input: InputShape, classes: usize, device: Device) -> Result<Model> {
+pub fn attack_model(settings: &AttackSettings, input: InputShape, classes: usize, on: Computing) -> Result<Model> {
     // A seed of its own: reference models are made from the same seeds, and the attack must not begin where one of them began.
     let seed = derive_seed(settings.seed, "attack model", 0);
     let proto = nets::with_mlp_head(settings.backbone, input, classes, settings.head_width, settings.logit_scale, seed)?;
-    let mut model = Model::from_proto("attack model", proto, device)?;
+    let mut model = Model::from_proto("attack model", proto, on.device)?.computing_in(on.precision);
     normalise(&mut model, settings);
     Ok(model)
 }
@@ -159,8 +159,11 @@ pub fn predict_forget(model: &Model, evidence: &Evidence) -> Result<Predictions>
 }
 
 fn snapshot(model: &Model, evidence: &Evidence) -> Result<Snapshot> {
+    snapshot_of(&train::evaluate::logits(model, evidence.forget, EVALUATION_BATCH)?)
+}
+
+fn snapshot_of(logits: &Tensor) -> Result<Snapshot> {
     let _guard = no_grad();
-    let logits = train::evaluate::logits(model, evidence.forget, EVALUATION_BATCH)?;
     let probabilities = logits.f_softmax(-1, Kind::Float)?;
     let (confidences, classes) = probabilities.f_max_dim(-1, false)?;
     Ok(Snapshot { predictions: Predictions { classes: to_i64s(&classes)?, confidences: to_f32s(&confidences)? }, probabilities })
@@ -174,7 +177,9 @@ pub fn agreement_rate(a: &Predictions, b: &Predictions) -> f64 {
 
 /// The state after stage 1.
 pub fn begin(attack: &Model, unlearned: &Model, evidence: &Evidence, variant: Variant, score: Option<&Score>) -> Result<Course> {
-    let (a, u) = (predict_forget(attack, evidence)?, predict_forget(unlearned, evidence)?);
+    // What the audited file says is said as the file would say it.
+    let exact = train::evaluate::exact_logits(unlearned, evidence.forget, EVALUATION_BATCH)?;
+    let (a, u) = (predict_forget(attack, evidence)?, snapshot_of(&exact)?.predictions);
     let first = Iteration {
         iteration: 0,
         acc_a: score.map(|score| score(&a.classes)),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
 use crate::check::{self, Parity};
-use crate::cli::common::{self, Compute, Expected, Reading};
+use crate::cli::common::{self, Compute, Expected, Precise, Reading};
 use crate::cli::progress::Bar;
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -85,6 +85,8 @@ pub struct Args {
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
+    precise: Precise,
+    #[command(flatten)]
     compute: Compute,
 }
 
@@ -104,7 +106,10 @@ fn audit(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let model = common::open(model_path, &adapter, &args.reading, device)?;
+    let open = |path: &Path| -> Result<Model> {
+        Ok(common::open(path, &adapter, &args.reading, device)?.computing_in(args.precise.on(device)))
+    };
+    let model = open(model_path)?;
     let expected = common::expected(&model, &adapter, args.resize)?;
     let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let repaired = |model: Model, path: &Path| -> Result<Model> {
@@ -146,9 +151,7 @@ fn audit(args: &Args) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         Ok(Finished { summary: results::write(audit, &outcome, &described, seconds)?, outcome })
     };
-    let open_control = |path: &Path| {
-        common::open(path, &adapter, &args.reading, device).and_then(|control| repaired(control, path)).at(|| "control")
-    };
+    let open_control = |path: &Path| open(path).and_then(|control| repaired(control, path)).at(|| "control");
     let given = args.control.as_deref().map(|path| open_control(path).map(|control| (path, control))).transpose()?;
     // Both are tried before the first of them is attacked for hours.
     let compared = !args.no_control && controls::wanted(&of(&model, plain, &args.out, None));
@@ -190,7 +193,7 @@ fn audit(args: &Args) -> Result<()> {
         let trained_here = || -> Result<(Finished, Vec<String>)> {
             let (path, made) = train_control(&main, &folder, args)?;
             // What the adapter wants repaired was repaired before it was trained.
-            let control = common::open(&path, &adapter, &args.reading, device)?;
+            let control = open(&path)?;
             let witnessed = Witnessed::of(&path, &control, &images, trained)?;
             Ok((attacked(&control, verdict::PROBE_ONLY, witnessed)?, made.notes(&model)))
         };

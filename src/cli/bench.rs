@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::common::{self, Compute, Reading};
+use crate::cli::common::{self, Compute, Precise, Reading};
 use crate::error::{Error, Result};
 use crate::graph::Model;
 use crate::harness::bench::{self, Work};
@@ -36,6 +36,8 @@ pub struct Args {
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
+    precise: Precise,
+    #[command(flatten)]
     compute: Compute,
 }
 
@@ -48,12 +50,8 @@ fn time(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let adapter = common::adapter(args.adapter.as_deref())?;
     let work = Work { batch: args.batch, images: args.images, epochs: args.epochs, augment: args.augment };
-    let precision = args.compute.precision.on(device);
-    let open = || -> Result<Model> {
-        let mut model = common::open(&args.model, &adapter, &args.reading, device)?;
-        model.set_precision(precision);
-        Ok(model)
-    };
+    let precision = args.precise.on(device);
+    let open = || -> Result<Model> { Ok(common::open(&args.model, &adapter, &args.reading, device)?.computing_in(precision)) };
     let found = bench::run(&open, &work, device)?;
     if args.json {
         println!("{}", serde_json::to_string(&found).map_err(Error::unexpected)?);
@@ -65,6 +63,6 @@ fn time(args: &Args) -> Result<()> {
     if let Some(peak) = found.peak_rss_mb {
         println!("memory      {peak:>10} MiB at most");
     }
-    println!("on {}, {} threads an operation", found.device, found.threads);
+    println!("on {} in {}, {} threads an operation", found.device, found.precision, found.threads);
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::cli::progress::Reporter;
 use crate::data::adapter::Output;
 use crate::data::{Adapter, Batches, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
-use crate::graph::{Head, ImportOptions, Model, PrecisionChoice};
+use crate::graph::{Head, ImportOptions, Model, Precision, PrecisionChoice};
 use crate::onnx::{self, Limits};
 use crate::tensor::{Device, DeviceChoice, Tensor, set_threads};
 
@@ -20,12 +20,25 @@ pub struct Compute {
     /// Threads of one libtorch operation; by default one for every core.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// What models compute in: auto, fp32 or bf16; auto is bf16 where the device multiplies it faster.
-    #[arg(long, default_value = "auto", value_name = "PRECISION")]
-    pub precision: PrecisionChoice,
     /// Print results and errors only.
     #[arg(long)]
     pub quiet: bool,
+}
+
+/// What models are trained in.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Precise {
+    /// What models compute in while they are trained: auto, fp32 or bf16; auto is bf16 where the device multiplies it faster. Weights,
+    /// normalisation and losses are float32 either way.
+    #[arg(long, default_value = "auto", value_name = "PRECISION")]
+    precision: PrecisionChoice,
+}
+
+impl Precise {
+    /// What that is on a device.
+    pub fn on(self, device: Device) -> Precision {
+        self.precision.on(device)
+    }
 }
 
 impl Compute {

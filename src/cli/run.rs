@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::attack::Progress;
-use crate::cli::common::{self, Compute};
+use crate::cli::common::{self, Compute, Precise};
 use crate::error::{Error, Result};
+use crate::graph::Computing;
 use crate::harness::grid::{self, GridEvent, Harness, Hooks, Message, Workers, Workspace};
 use crate::tensor::{Device, DeviceChoice, device_name, threads};
 use crate::train;
@@ -46,6 +47,8 @@ pub struct Args {
     /// The process whose worker this is.
     #[arg(long, hide = true, value_name = "PID")]
     parent: Option<u32>,
+    #[command(flatten)]
+    precise: Precise,
     #[command(flatten)]
     compute: Compute,
 }
@@ -92,7 +95,8 @@ pub fn run(args: &Args) -> Result<()> {
     let workers = Some(&workers).filter(|workers| workers.devices.len() > 1);
     let as_read = serde_yaml::to_string(&harness).map_err(Error::unexpected)?;
     crate::files::write(&args.out.join(AS_READ), as_read.as_bytes())?;
-    let written = grid::run(&harness, &workspace, device, workers, &mut hooks);
+    let computing = Computing { device, precision: args.precise.on(device) };
+    let written = grid::run(&harness, &workspace, computing, workers, &mut hooks);
     bar.finish();
     let names: Vec<String> = written?.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     println!("{} in {:.0} s: {}", args.out.display(), started.elapsed().as_secs_f64(), names.join(" "));
@@ -116,6 +120,7 @@ fn worker(step: &str, device: Device, args: &Args) -> Result<Command> {
     let mut command = Command::new(program);
     command.arg("run").arg(args.out.join(AS_READ)).arg("--out").arg(&args.out).args(["--step", step, "--quiet"]);
     command.args(["--device", &device_name(device), "--threads", &threads().to_string()]);
+    command.args(["--precision", &args.precise.on(device).to_string()]);
     command.args(["--parent", &std::process::id().to_string()]);
     Ok(command)
 }
@@ -143,7 +148,8 @@ fn as_worker(step: &str, args: &Args) -> Result<()> {
             }
         };
         let mut hooks = Hooks { report: &mut show, stop: common::listen_for_interrupt() };
-        grid::run_step(&harness, &workspace, step, device, &mut hooks)
+        let computing = Computing { device, precision: args.precise.on(device) };
+        grid::run_step(&harness, &workspace, step, computing, &mut hooks)
     };
     work().inspect_err(|error| say(&Message::Failed { exit_code: error.kind().exit_code(), reason: error.to_string() }))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::common::{self, Compute, Expected};
+use crate::cli::common::{self, Compute, Expected, Precise};
 use crate::cli::progress::Bar;
 use crate::data::{Adapter, Augment, Batches, ImageSet, splits};
 use crate::error::{Error, Result};
@@ -42,6 +42,8 @@ pub struct Args {
     /// How images are turned into numbers.
     #[arg(long, value_name = "ADAPTER.yaml")]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    precise: Precise,
     #[command(flatten)]
     compute: Compute,
 }
@@ -108,7 +110,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
     let proto = nets::classifier(args.backbone, input, set.classes.len(), args.hyper.seed)?;
-    let model = Model::from_proto("new model", proto, device)?;
+    let model = Model::from_proto("new model", proto, device)?.computing_in(args.precise.on(device));
     let settings = args.hyper.settings(&TrainSettings { learning_rate: 0.05, ..TrainSettings::default() });
     fit(&model, &set, &adapter, &settings, args.hyper.augmentation(), &args.out, &args.compute)?;
     let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);
@@ -140,7 +142,7 @@ fn fit(
     let samples = resident(&batches, &set.label_list()?, model.classes(), augment)?;
     // Everything that the loop's own settings do not say.
     let inputs = serde_json::to_string(&(adapter, augment)).map_err(Error::unexpected)?;
-    let fingerprint = format!("{} {} {inputs}", set.sha256, model.sha256());
+    let fingerprint = format!("{} {} {} {inputs}", set.sha256, model.sha256(), model.computing().precision);
     checkpointed("training", fingerprint, out, compute, &mut |control| train::fit(model, &samples, settings, control).map(drop))
 }
 
@@ -180,11 +182,11 @@ pub fn show_training(bar: &Bar, what: &str, event: &train::Event) {
     }
 }
 
-/// Top-1 accuracy of a model on a labelled set, percent.
+/// Top-1 accuracy of a model on a labelled set, percent, computed in float32.
 pub fn accuracy_percent(model: &Model, set: &ImageSet, adapter: &Adapter, device: Device) -> Result<f64> {
     let _guard = no_grad();
     let batches = Batches::new(set, adapter, device)?;
-    let logits = train::evaluate::logits(model, &batches, 500)?;
+    let logits = train::evaluate::exact_logits(model, &batches, 500)?;
     let classes = to_i64s(&logits.f_argmax(-1, false)?)?;
     Ok(accuracy::top1(&classes, &set.labels).map_or(f64::NAN, |a| a.percent()))
 }

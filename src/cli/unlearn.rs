@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::cli::common::{self, Compute, Expected, Reading};
+use crate::cli::common::{self, Compute, Expected, Precise, Reading};
 use crate::cli::train::{Hyper, checkpointed};
 use crate::data::{Adapter, Augment, Batches, ImageSet, splits};
 use crate::error::{Error, Result};
@@ -83,6 +83,8 @@ pub struct Args {
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
+    precise: Precise,
+    #[command(flatten)]
     compute: Compute,
 }
 
@@ -103,6 +105,7 @@ struct Written<'a> {
     retain_sha256: &'a str,
     device: String,
     threads: usize,
+    precision: String,
     cmira: &'a str,
 }
 
@@ -117,7 +120,7 @@ pub fn run(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let original = common::open(&args.model, &adapter, &args.reading, device)?;
+    let original = common::open(&args.model, &adapter, &args.reading, device)?.computing_in(args.precise.on(device));
     let expected = common::expected(&original, &adapter, false)?;
     let mut set = common::images(&args.data, &expected, None, &reporter)?;
     if let Some(count) = args.per_class {
@@ -164,6 +167,7 @@ pub fn run(args: &Args) -> Result<()> {
         retain_sha256: &retain.sha256,
         device: crate::tensor::device_name(device),
         threads: crate::tensor::threads(),
+        precision: original.computing().precision.to_string(),
         cmira: env!("CARGO_PKG_VERSION"),
     };
     let record = args.out.with_extension("unlearning.json");
@@ -241,7 +245,7 @@ fn start(args: &Args, method: &dyn Method, original: &Model, set: &ImageSet) -> 
         (Start::Fresh, Some(backbone)) => {
             let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
             let proto = nets::classifier(backbone, input, original.classes(), args.hyper.seed)?;
-            Model::from_proto("new model", proto, original.device())
+            Ok(Model::from_proto("new model", proto, original.device())?.computing_in(original.computing().precision))
         }
     }
 }

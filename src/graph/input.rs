@@ -63,8 +63,18 @@ impl Input {
         let (op, kernel) = self.layout.node()?;
         let label = format!("the images as {}", self.layout);
         let (inputs, outputs) = (vec![Some(*input)], vec![Some(taken)]);
-        let node =
-            IrNode { place: usize::MAX, label, op, kernel, sketch: None, rule: None, link: None, inputs, outputs, weights: Vec::new() };
+        let node = IrNode {
+            place: usize::MAX,
+            label,
+            op,
+            kernel,
+            sketch: None,
+            rule: None,
+            link: None,
+            inputs,
+            outputs,
+            weights: Vec::new(),
+        };
         ir.nodes.insert(0, node);
         Ok(())
     }

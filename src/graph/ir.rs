@@ -390,7 +390,18 @@ impl Reader<'_> {
             let place = producer.map_or(0, |index| nodes[index].place);
             let label = format!("the value '{}', by which something is differentiated", self.values[id].name);
             let (inputs, outputs) = (vec![Some(id)], vec![Some(copy)]);
-            let node = IrNode { place, label, op: row, kernel, sketch: None, rule: None, link: None, inputs, outputs, weights: Vec::new() };
+            let node = IrNode {
+                place,
+                label,
+                op: row,
+                kernel,
+                sketch: None,
+                rule: None,
+                link: None,
+                inputs,
+                outputs,
+                weights: Vec::new(),
+            };
             nodes.insert(producer.map_or(0, |index| index + 1), node);
         }
         Ok(())

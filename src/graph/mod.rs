@@ -31,5 +31,5 @@ pub use model::{Model, Param, Parametrization, State};
 pub use ops::Mode;
 pub use options::{BatchNormRepair, BatchSizeRepair, ImportOptions, QuantizationRepair, Repairs};
 pub use passes::head::Head;
-pub use precision::{Precision, PrecisionChoice};
+pub use precision::{Computing, Precision, PrecisionChoice};
 pub use program::Program;

@@ -10,7 +10,7 @@ use crate::graph::import::{self, ImportReport, Shared};
 use crate::graph::options::{BatchNormRepair, ImportOptions};
 use crate::graph::passes::batch_norm::{self, Finding};
 use crate::graph::plan::{LOGITS, OUTPUT};
-use crate::graph::precision::Precision;
+use crate::graph::precision::{Computing, Precision};
 use crate::graph::{Lowered, lower};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Limits, OnnxFile};
@@ -108,8 +108,15 @@ impl Model {
     /// # Errors
     /// Unsupported in [`Mode::Train`] when the file's batch size could not be freed; else what a node raises, with its name.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let logits = self.run(images, mode, LOGITS, self.precision)?;
-        flatten_logits(logits)
+        self.forward_in(self.precision, images, mode)
+    }
+
+    /// As [`forward`](Self::forward), in a precision that may be another than the model's own.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_in(&self, precision: Precision, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        flatten_logits(self.run(images, mode, LOGITS, precision)?)
     }
 
     /// The file's own first output in [`Mode::Eval`], as ONNX Runtime would give it: probabilities where the file ends with a softmax.
@@ -155,7 +162,14 @@ impl Model {
     }
 
     /// Evaluation of a graph that accepts one batch size only; the last chunk is filled up with copies of its last image.
-    fn run_in_chunks(&self, stored: &[Tensor], images: &Tensor, batch: i64, result: usize, precision: Precision) -> Result<Tensor> {
+    fn run_in_chunks(
+        &self,
+        stored: &[Tensor],
+        images: &Tensor,
+        batch: i64,
+        result: usize,
+        precision: Precision,
+    ) -> Result<Tensor> {
         let count = images.size().first().copied().unwrap_or(0);
         let mut parts = Vec::new();
         let mut start = 0;
@@ -312,8 +326,15 @@ impl Model {
     }
 
     /// Sets what [`forward`](Self::forward) computes in. The file's own output, observations and gradients by example stay as the file says.
-    pub fn set_precision(&mut self, precision: Precision) {
+    #[must_use]
+    pub fn computing_in(mut self, precision: Precision) -> Model {
         self.precision = precision;
+        self
+    }
+
+    /// Where and in what [`forward`](Self::forward) computes.
+    pub fn computing(&self) -> Computing {
+        Computing { device: self.device, precision: self.precision }
     }
 
     /// What [`forward`](Self::forward) computes in.

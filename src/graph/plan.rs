@@ -118,7 +118,20 @@ impl Plan {
             let IrNode { place, label, op, kernel, sketch, rule, link, .. } = node;
             let sketch = sketch.filter(|_| by_constant && !all_fixed);
             let (operator, by_example, in_bf16, last_uses) = (op.name, op.by_example, op.in_bf16, Vec::new());
-            steps.push(Step { kernel, sketch, by_example, rule, in_bf16, link, label, operator, place, inputs, outputs, last_uses });
+            steps.push(Step {
+                kernel,
+                sketch,
+                by_example,
+                rule,
+                in_bf16,
+                link,
+                label,
+                operator,
+                place,
+                inputs,
+                outputs,
+                last_uses,
+            });
         }
         // The last product decides what the scores look like, and whether they are probabilities.
         if let Some(last) = steps[..first_steps].iter_mut().rev().find(|step: &&mut Step| step.sketch.is_some()) {

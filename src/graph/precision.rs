@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::tensor::{Device, Kind, Tensor, multiplies_bf16};
+use crate::tensor::{Device, Kind, Tensor, device_kind, multiplies_bf16, threads};
 
 /// What a model computes in.
 ///
@@ -70,6 +70,27 @@ impl PrecisionChoice {
             PrecisionChoice::Auto if multiplies_bf16(device) => Precision::Bf16,
             PrecisionChoice::Auto => Precision::Fp32,
         }
+    }
+}
+
+/// What a model is computed on and in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Computing {
+    /// Where.
+    pub device: Device,
+    /// In what.
+    pub precision: Precision,
+}
+
+impl Computing {
+    /// What decides the last bits of results: the kind of device, the number of threads, and the precision where it is not the file's.
+    /// Which of several GPUs it is does not.
+    pub fn name(self) -> String {
+        let mut name = format!("{} {}", device_kind(self.device), threads());
+        if self.precision != Precision::Fp32 {
+            name.push_str(&format!(" {}", self.precision));
+        }
+        name
     }
 }
 

@@ -15,7 +15,7 @@ use crate::graph::{Mode, Model};
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
-use crate::tensor::{Device, Kind, compute_name};
+use crate::tensor::{Device, Kind};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::{self, Control};
 
@@ -157,7 +157,7 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
     let score: Option<&Score> = if truth.iter().any(Option::is_some) { Some(&score) } else { None };
 
     let (train_rows, held_out) = splits::holdout(&probe_labels, audit.settings.probe_holdout, audit.settings.seed)?;
-    let pretrained = cmira::attack_model(audit.settings, input, audit.model.classes(), audit.device)?;
+    let pretrained = cmira::attack_model(audit.settings, input, audit.model.classes(), audit.model.computing())?;
     if let Some(other) = audit.stage_one_of {
         store.adopt_model("pretrained", other)?;
     }
@@ -225,7 +225,7 @@ fn identity(audit: &Audit) -> Result<String> {
     let settings = serde_json::to_string(audit.settings).map_err(Error::unexpected)?;
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
     // Device and threads change the last bits, so what was begun with some is not mixed with others.
-    let compute = compute_name(audit.device);
+    let compute = audit.model.computing().name();
     let inputs = [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, &compute];
     Ok(format!("{}\n", files::digest(&[inputs.as_slice(), &[env!("CARGO_PKG_VERSION")]].concat())))
 }

@@ -42,6 +42,8 @@ pub struct Measured {
     pub device: String,
     /// Threads of one libtorch operation.
     pub threads: usize,
+    /// What the model computed in: `fp32` or `bf16`.
+    pub precision: String,
     /// See [`Work::batch`].
     pub batch: usize,
     /// See [`Work::images`].
@@ -97,6 +99,7 @@ pub fn run(import: &dyn Fn() -> Result<Model>, work: &Work, device: Device) -> R
         peak_rss_mb: peak_memory(),
         device: device_name(device),
         threads: threads(),
+        precision: model.computing().precision.to_string(),
         batch: work.batch,
         images: count,
         cmira: env!("CARGO_PKG_VERSION").to_string(),

@@ -15,7 +15,7 @@ use crate::harness::audit::{Audit, Outcome};
 use crate::harness::results::{self, Summary};
 use crate::metrics::{accuracy, paired};
 use crate::report::verdict::{PROBE_ONLY, SELF_TRAINING, verdict};
-use crate::tensor::{compute_name, derive_seed};
+use crate::tensor::derive_seed;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::{self, Control};
 
@@ -114,7 +114,7 @@ fn identity(audit: &Audit) -> Result<String> {
     let settings = (&audit.settings.pretrain, audit.settings.seed, audit.settings.augment);
     let settings = serde_json::to_string(&settings).map_err(Error::unexpected)?;
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
-    let compute = compute_name(audit.device);
+    let compute = audit.model.computing().name();
     Ok(files::digest(&[audit.model.sha256(), &audit.probe.sha256, &settings, &adapter, &compute, env!("CARGO_PKG_VERSION")]))
 }
 

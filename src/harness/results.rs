@@ -236,6 +236,7 @@ fn provenance(audit: &Audit, device: Device) -> Result<Provenance> {
         adapter_sha256: format!("{:x}", Sha256::digest(&adapter)),
         device: device_name(device),
         threads: threads(),
+        precision: audit.model.computing().precision.to_string(),
         cmira: env!("CARGO_PKG_VERSION").to_string(),
         libtorch: LIBTORCH.to_string(),
     })

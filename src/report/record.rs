@@ -40,6 +40,8 @@ pub struct Provenance {
     pub device: String,
     /// Threads of one libtorch operation.
     pub threads: usize,
+    /// What the models computed in while they were taught: `fp32` or `bf16`.
+    pub precision: String,
     /// This program's version.
     pub cmira: String,
     /// The libtorch version that it was built for.

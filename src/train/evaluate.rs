@@ -3,7 +3,7 @@
 use super::network::Network;
 use super::samples::{Images, Samples};
 use crate::error::{Error, Result};
-use crate::graph::Mode;
+use crate::graph::{Mode, Model, Precision};
 use crate::tensor::{Kind, Tensor, no_grad};
 
 /// Logits `[N, K]` of all images in order, in [`Mode::Eval`] and without gradients, computed `batch_size` at a time (0 counts
@@ -12,10 +12,22 @@ use crate::tensor::{Kind, Tensor, no_grad};
 /// # Errors
 /// Data, when there is no image.
 pub fn logits(network: &dyn Network, images: &dyn Images, batch_size: usize) -> Result<Tensor> {
+    in_batches(images, batch_size, &|batch| network.forward(batch, Mode::Eval))
+}
+
+/// As [`logits`], in float32 whatever the model is trained in: for what is said of a model as its file, and not of a step of the attack.
+///
+/// # Errors
+/// Data, when there is no image.
+pub fn exact_logits(model: &Model, images: &dyn Images, batch_size: usize) -> Result<Tensor> {
+    in_batches(images, batch_size, &|batch| model.forward_in(Precision::Fp32, batch, Mode::Eval))
+}
+
+fn in_batches(images: &dyn Images, batch_size: usize, forward: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let _guard = no_grad();
     let all = positions(images)?;
     let batches = all.f_split(i64::try_from(batch_size.max(1)).unwrap_or(i64::MAX), 0)?;
-    let rows = batches.iter().map(|batch| network.forward(&images.images(batch)?, Mode::Eval));
+    let rows = batches.iter().map(|batch| forward(&images.images(batch)?));
     Ok(Tensor::f_cat(&rows.collect::<Result<Vec<_>>>()?, 0)?)
 }
 

@@ -8,7 +8,12 @@ use crate::tensor::{Tensor, native};
 
 /// The rows of this family.
 pub const OPS: &[Op] = &[
-    Op::new("Conv", 1, 3, conv).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).by_example(ByExample::Rule(conv_by_example)).in_bf16(InBf16::Narrows),
+    Op::new("Conv", 1, 3, conv)
+        .at_least(2)
+        .weights(&[1, 2])
+        .gradients(&[0, 1, 2])
+        .by_example(ByExample::Rule(conv_by_example))
+        .in_bf16(InBf16::Narrows),
     Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).in_bf16(InBf16::Narrows),
     Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
 ];

@@ -8,8 +8,8 @@ use super::plan::Target;
 use super::store::Key;
 use crate::attack::{AttackSettings, Variant};
 use crate::error::{Error, Result};
+use crate::graph::Computing;
 use crate::nets::Backbone;
-use crate::tensor::{Device, compute_name};
 use crate::unlearn::{Method, Start};
 
 fn json<T: Serialize>(value: &T) -> Result<String> {
@@ -56,24 +56,24 @@ impl Column {
     }
 
     /// The step that trains the original model.
-    pub(super) fn train_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+    pub(super) fn train_key(&self, harness: &Harness, computing: Computing) -> Result<Key> {
         let record = &self.record;
         let images = self.reads(&[&record.train_sha256, &record.probe_sha256])?;
         let settings = json(&harness.training(self.seed))?;
-        Ok(Key::new(self.name("train"), &[&images, &settings, &compute_name(device)]))
+        Ok(Key::new(self.name("train"), &[&images, &settings, &computing.name()]))
     }
 
     /// The step that trains a model on the probing set alone.
-    pub(super) fn probe_only_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+    pub(super) fn probe_only_key(&self, harness: &Harness, computing: Computing) -> Result<Key> {
         let settings = json(&harness.training(self.seed))?;
-        Ok(Key::new(self.name("probe-only"), &[&self.scored()?, &settings, &compute_name(device)]))
+        Ok(Key::new(self.name("probe-only"), &[&self.scored()?, &settings, &computing.name()]))
     }
 
     /// The step that unlearns. Retraining does not depend on the original.
-    pub(super) fn unlearn_key(&self, method: &dyn Method, cell: &CellUnlearn, train: &Key, device: Device) -> Result<Key> {
+    pub(super) fn unlearn_key(&self, method: &dyn Method, cell: &CellUnlearn, train: &Key, computing: Computing) -> Result<Key> {
         let start = if method.needs().start == Start::Fresh { "" } else { &train.hash };
         let name = self.name(&format!("unlearn-{}", method.name().to_lowercase()));
-        Ok(Key::new(name, &[start, &self.scored()?, &json(cell)?, &compute_name(device)]))
+        Ok(Key::new(name, &[start, &self.scored()?, &json(cell)?, &computing.name()]))
     }
 
     /// The sets on which unlearned models are scored.
@@ -105,9 +105,9 @@ impl Column {
     }
 
     /// The step that pretrains the attack model.
-    pub(super) fn stage_one_key(&self, harness: &Harness, device: Device) -> Result<Key> {
+    pub(super) fn stage_one_key(&self, harness: &Harness, computing: Computing) -> Result<Key> {
         let (images, settings) = (self.reads(&[&self.record.probe_sha256])?, json(&self.stage_one(harness))?);
-        Ok(Key::new(self.name("stage-one"), &[&images, &settings, &compute_name(device)]))
+        Ok(Key::new(self.name("stage-one"), &[&images, &settings, &computing.name()]))
     }
 
     /// The step that attacks one model.

@@ -5,7 +5,7 @@ use super::config::Harness;
 use super::data::SplitRecord;
 use super::store::Key;
 use crate::error::Result;
-use crate::tensor::Device;
+use crate::graph::Computing;
 use crate::unlearn::{self, Method, Start};
 
 /// Which model an attack is on.
@@ -85,37 +85,37 @@ pub(super) fn steps_per_split(harness: &Harness) -> usize {
 
 impl Plan {
     /// Lists the steps; `splits` are the data sets as the seeds split them, with the place of each in the file.
-    pub(super) fn of(harness: &Harness, splits: &[(usize, u64, Key, SplitRecord)], device: Device) -> Result<Plan> {
+    pub(super) fn of(harness: &Harness, splits: &[(usize, u64, Key, SplitRecord)], computing: Computing) -> Result<Plan> {
         let mut plan = Plan { columns: Vec::new(), steps: Vec::new() };
         for (entry, seed, data, record) in splits {
             for &backbone in &harness.backbones {
-                plan.column(harness, Column::new(harness, *entry, backbone, *seed, data.clone(), record.clone())?, device)?;
+                plan.column(harness, Column::new(harness, *entry, backbone, *seed, data.clone(), record.clone())?, computing)?;
             }
         }
         Ok(plan)
     }
 
-    fn column(&mut self, harness: &Harness, column: Column, device: Device) -> Result<()> {
+    fn column(&mut self, harness: &Harness, column: Column, computing: Computing) -> Result<()> {
         let place = self.columns.len();
         let steps = &mut self.steps;
         let mut add = |key: Key, work: Work| {
             steps.push(Step { key, column: place, work });
             steps.len() - 1
         };
-        let train = column.train_key(harness, device)?;
+        let train = column.train_key(harness, computing)?;
         let original = add(train.clone(), Work::Original);
-        let first = column.stage_one_key(harness, device)?;
+        let first = column.stage_one_key(harness, computing)?;
         let stage_one = add(first.clone(), Work::StageOne { original });
         for name in &harness.methods {
             let method = unlearn::method(name)?;
             let cell = harness.unlearning(&column.dataset, column.backbone, method, column.seed);
-            let key = column.unlearn_key(method, &cell, &train, device)?;
+            let key = column.unlearn_key(method, &cell, &train, computing)?;
             let from = (method.needs().start == Start::Original).then_some(original);
             let model = add(key.clone(), Work::Unlearn { method, from });
             let target = Target::Unlearned(method);
             add(column.attack_key(harness, target, &key, &first)?, Work::Attack { target, model, stage_one });
         }
-        let key = column.probe_only_key(harness, device)?;
+        let key = column.probe_only_key(harness, computing)?;
         let model = add(key.clone(), Work::ProbeOnly);
         let target = Target::ProbeOnly;
         add(column.attack_key(harness, target, &key, &first)?, Work::Attack { target, model, stage_one });

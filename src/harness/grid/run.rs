@@ -13,8 +13,8 @@ use super::store::{Key, Workspace};
 use super::workers::{self, Workers};
 use crate::attack;
 use crate::error::{Error, Result};
+use crate::graph::Computing;
 use crate::report::grid as tables;
-use crate::tensor::Device;
 use crate::train;
 
 /// What happens while a grid runs.
@@ -92,7 +92,7 @@ impl Hooks<'_> {
 pub fn run(
     harness: &Harness,
     workspace: &Workspace,
-    device: Device,
+    computing: Computing,
     workers: Option<&Workers>,
     hooks: &mut Hooks,
 ) -> Result<Vec<PathBuf>> {
@@ -111,7 +111,7 @@ pub fn run(
             read.push((entry, seed, key, record));
         }
     }
-    let plan = Plan::of(harness, &read, device)?;
+    let plan = Plan::of(harness, &read, computing)?;
     match workers {
         Some(workers) => {
             // They read their own.
@@ -124,7 +124,7 @@ pub fn run(
                 let skipped = settled(workspace, step)?;
                 (hooks.report)(&GridEvent::Step { name: &step.key.name, done: splits + place, of, skipped });
                 if !skipped {
-                    execute(harness, workspace, &plan, step, device, &mut images, hooks)?;
+                    execute(harness, workspace, &plan, step, computing, &mut images, hooks)?;
                     (hooks.report)(&GridEvent::Finished { name: &step.key.name });
                 }
             }
@@ -150,7 +150,7 @@ fn write_times(workspace: &Workspace, plan: &Plan) -> Result<()> {
 ///
 /// # Errors
 /// Usage, when the grid has no such step; what the step raises.
-pub fn run_step(harness: &Harness, workspace: &Workspace, wanted: &str, device: Device, hooks: &mut Hooks) -> Result<()> {
+pub fn run_step(harness: &Harness, workspace: &Workspace, wanted: &str, computing: Computing, hooks: &mut Hooks) -> Result<()> {
     let mut images = Images { harness, workspace, fingerprints: BTreeMap::new(), kept: None };
     let mut read = Vec::new();
     for entry in 0..harness.datasets.len() {
@@ -162,10 +162,10 @@ pub fn run_step(harness: &Harness, workspace: &Workspace, wanted: &str, device: 
             }
         }
     }
-    let plan = Plan::of(harness, &read, device)?;
+    let plan = Plan::of(harness, &read, computing)?;
     let step = plan.steps.iter().find(|step| step.key.folder() == wanted);
     let step = step.ok_or_else(|| Error::usage(format!("the grid has no step {wanted} now")))?;
-    execute(harness, workspace, &plan, step, device, &mut images, hooks)
+    execute(harness, workspace, &plan, step, computing, &mut images, hooks)
 }
 
 /// Whether a step was finished, by whomever.
@@ -193,7 +193,7 @@ fn execute(
     workspace: &Workspace,
     plan: &Plan,
     step: &Step,
-    device: Device,
+    computing: Computing,
     images: &mut Images,
     hooks: &mut Hooks,
 ) -> Result<()> {
@@ -209,7 +209,7 @@ fn execute(
     };
     let model_of = |place: usize| folder_of(place).map(|folder| steps::model_file(&folder));
     let (key, folder) = (&step.key, workspace.folder(&step.key));
-    let site = Site { harness, column, step: key, split, folder: &folder, device };
+    let site = Site { harness, column, step: key, split, folder: &folder, computing };
     match step.work {
         Work::Original => drop(workspace.step(key, |_| steps::train_original(&site, hooks))?),
         Work::ProbeOnly => drop(workspace.step(key, |_| steps::train_probe_only(&site, hooks))?),

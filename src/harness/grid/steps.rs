@@ -13,7 +13,7 @@ use super::store::Key;
 use crate::attack::{AttackSettings, Progress, Variant};
 use crate::data::{Augment, Batches, ImageSet};
 use crate::error::{Error, Place, Result};
-use crate::graph::Model;
+use crate::graph::{Computing, Model};
 use crate::harness::audit::{self, Audit};
 use crate::harness::results::{self, Described};
 use crate::harness::unlearning::Scored;
@@ -69,14 +69,14 @@ pub(super) struct Site<'a> {
     pub split: &'a Split,
     /// Its folder, which may hold what an interrupted run left.
     pub folder: &'a Path,
-    pub device: Device,
+    pub computing: Computing,
 }
 
 fn fresh(site: &Site) -> Result<Model> {
     let set = &site.split.probe;
     let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
     let proto = nets::classifier(site.column.backbone, input, set.classes.len(), site.column.seed)?;
-    Model::from_proto("new model", proto, site.device)
+    Ok(Model::from_proto("new model", proto, site.computing.device)?.computing_in(site.computing.precision))
 }
 
 fn augmentation(wanted: bool) -> Augment {
@@ -85,7 +85,7 @@ fn augmentation(wanted: bool) -> Augment {
 
 fn accuracy_of(model: &Model, set: &ImageSet, split: &Split) -> Result<f64> {
     let _guard = crate::tensor::no_grad();
-    let logits = train::evaluate::logits(model, &Batches::new(set, &split.adapter, model.device())?, 500)?;
+    let logits = train::evaluate::exact_logits(model, &Batches::new(set, &split.adapter, model.device())?, 500)?;
     let predicted = crate::tensor::to_i64s(&logits.f_argmax(-1, false)?)?;
     Ok(accuracy::top1(&predicted, &set.labels).map_or(f64::NAN, |tally| tally.percent()))
 }
@@ -115,7 +115,7 @@ fn checkpointed<T>(site: &Site, hooks: &mut Hooks, work: impl FnOnce(&mut Contro
 fn train_on(set: &ImageSet, site: &Site, hooks: &mut Hooks) -> Result<Model> {
     let (settings, augment) = site.harness.training(site.column.seed);
     let model = fresh(site)?;
-    let images = Batches::new(set, &site.split.adapter, site.device)?;
+    let images = Batches::new(set, &site.split.adapter, model.device())?;
     let samples = resident(&images, &set.label_list()?, model.classes(), augmentation(augment))?;
     checkpointed(site, hooks, |control| train::fit(&model, &samples, &settings, control))?;
     Ok(model)
@@ -148,13 +148,13 @@ pub(super) fn train_probe_only(site: &Site, hooks: &mut Hooks) -> Result<Unlearn
 
 /// Unlearns from an original model, or trains anew where there is none.
 pub(super) fn unlearn(method: &dyn Method, original: Option<&Path>, site: &Site, hooks: &mut Hooks) -> Result<UnlearnedModel> {
-    let &Site { harness, column, split, device, .. } = site;
+    let &Site { harness, column, split, computing, .. } = site;
     let cell = harness.unlearning(&column.dataset, column.backbone, method, column.seed);
     let model = match original {
         None => fresh(site)?,
-        Some(path) => Model::open(path, device)?,
+        Some(path) => Model::open(path, computing.device)?.computing_in(computing.precision),
     };
-    let images = [&split.retain, &split.forget].map(|set| Batches::new(set, &split.adapter, device));
+    let images = [&split.retain, &split.forget].map(|set| Batches::new(set, &split.adapter, model.device()));
     let [retain_images, forget_images] = images;
     let (retain_images, forget_images) = (retain_images?, forget_images?);
     let retain = resident(&retain_images, &split.retain.label_list()?, model.classes(), augmentation(cell.augment))?;
@@ -213,8 +213,8 @@ fn attack(
     site: &Site,
     hooks: &mut Hooks,
 ) -> Result<Attacked> {
-    let &Site { column, split, folder, device, .. } = site;
-    let model = Model::open(model, device).at(|| model.display())?;
+    let &Site { column, split, folder, computing: Computing { device, precision }, .. } = site;
+    let model = Model::open(model, device).at(|| model.display())?.computing_in(precision);
     let audit = Audit {
         model: &model,
         forget: &split.forget,

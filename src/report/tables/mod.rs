@@ -115,6 +115,7 @@ pub(super) mod tests {
                 adapter_sha256: "a".into(),
                 device: "cpu".into(),
                 threads: 2,
+                precision: "fp32".into(),
                 cmira: "0".into(),
                 libtorch: "2".into(),
             },
