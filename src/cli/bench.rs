@@ -63,6 +63,13 @@ fn time(args: &Args) -> Result<()> {
     if let Some(peak) = found.peak_rss_mb {
         println!("memory      {peak:>10} MiB at most");
     }
+    let share = 3.0 * found.train_images_per_s * found.cost.multiplications as f64 / 1e9 / found.multiply_gmacs_per_s;
+    println!(
+        "limits      {:>10.0} billion multiplications/s, of which training does {:.0} %; {:.0} GB/s copied",
+        found.multiply_gmacs_per_s,
+        100.0 * share,
+        found.copy_gb_per_s
+    );
     println!("on {} in {}, {} threads an operation", found.device, found.precision, found.threads);
     Ok(())
 }

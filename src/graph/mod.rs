@@ -3,6 +3,7 @@
 mod body;
 pub mod by_example;
 mod chain;
+mod cost;
 mod export;
 mod findings;
 mod fresh;
@@ -23,6 +24,7 @@ mod precision;
 mod program;
 
 pub use by_example::{ExampleGradients, OneByOne};
+pub use cost::Cost;
 pub use import::{ImportReport, TensorInfo};
 pub use ir::Unsupported;
 pub use layout::Layout;

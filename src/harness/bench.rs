@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::attack::mixup::{Mixture, one_hot};
 use crate::data::{Adapter, Augment, Batches, ImageSet};
 use crate::error::{Error, Result};
-use crate::graph::Model;
+use crate::graph::{Cost, Model, Precision};
 use crate::tensor::{Device, Kind, Tensor, device_name, rng, synchronise, threads};
 use crate::train::{self, Control, Event, Schedule, TrainSettings};
 
@@ -36,7 +36,13 @@ pub struct Measured {
     pub train_images_per_s: f64,
     /// Images a second in evaluation mode without gradients. The median pass.
     pub eval_images_per_s: f64,
-    /// The most memory that the process had, in MiB.
+    /// What one image costs, counted.
+    pub cost: Cost,
+    /// Billions of multiplications with an addition that a product of square matrices does in a second, in the model's precision.
+    pub multiply_gmacs_per_s: f64,
+    /// Billions of bytes that are read and written in a second where one tensor is copied to another.
+    pub copy_gb_per_s: f64,
+    /// The most memory that the process had, in MiB, before the two limits were measured.
     pub peak_rss_mb: Option<u64>,
     /// `cpu` or `cuda:N`.
     pub device: String,
@@ -92,11 +98,16 @@ pub fn run(import: &dyn Fn() -> Result<Model>, work: &Work, device: Device) -> R
         synchronise(device);
         passes.push(count as f64 / started.elapsed().as_secs_f64());
     }
+    let peak_rss_mb = peak_memory();
+    let [channels, height, width] = model.image_shape().map(|side| side.unwrap_or(1));
     Ok(Measured {
+        cost: model.cost([channels, height, width])?,
+        multiply_gmacs_per_s: multiplication_rate(device, model.computing().precision)?,
+        copy_gb_per_s: copy_rate(device)?,
         import_s,
         train_images_per_s: median(rates.split_off(1)),
         eval_images_per_s: median(passes.split_off(1)),
-        peak_rss_mb: peak_memory(),
+        peak_rss_mb,
         device: device_name(device),
         threads: threads(),
         precision: model.computing().precision.to_string(),
@@ -127,6 +138,36 @@ fn drawn(model: &Model, count: usize, device: Device) -> Result<(Batches, Tensor
     let classes = i64::try_from(model.classes()).map_err(Error::unexpected)?;
     let labels: Vec<i64> = (0..count).map(|_| i64::from(chance.next_u32()) % classes).collect();
     Ok((Batches::new(&set, &Adapter::default(), device)?, one_hot(&labels, model.classes())?.f_to_device(device)?))
+}
+
+/// How fast a device multiplies: the limit for convolutions, which are products of matrices.
+fn multiplication_rate(device: Device, precision: Precision) -> Result<f64> {
+    let side: i64 = if device.is_cuda() { 8192 } else { 2048 };
+    let kind = if precision == Precision::Bf16 { Kind::BFloat16 } else { Kind::Float };
+    let [a, b] = [Tensor::f_rand([side, side], (kind, device))?, Tensor::f_rand([side, side], (kind, device))?];
+    let seconds = fastest(device, &|| Ok(a.f_mm(&b).map(drop)?))?;
+    Ok((side as f64).powi(3) / seconds / 1e9)
+}
+
+/// How fast a device moves what does not fit into its caches: the limit for everything else.
+fn copy_rate(device: Device) -> Result<f64> {
+    let numbers: i64 = 1 << 26;
+    let from = Tensor::f_zeros([numbers], (Kind::Float, device))?;
+    let to = from.f_ones_like()?;
+    let seconds = fastest(device, &|| Ok(to.shallow_clone().f_copy_(&from)?))?;
+    Ok(2.0 * 4.0 * numbers as f64 / seconds / 1e9)
+}
+
+/// The shortest of several times that a piece of work takes.
+fn fastest(device: Device, work: &dyn Fn() -> Result<()>) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..8 {
+        let started = Instant::now();
+        work()?;
+        synchronise(device);
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    Ok(best)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
