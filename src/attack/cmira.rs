@@ -98,7 +98,7 @@ pub fn attack_model(settings: &AttackSettings, input: InputShape, classes: usize
     // A seed of its own: reference models are made from the same seeds, and the attack must not begin where one of them began.
     let seed = derive_seed(settings.seed, "attack model", 0);
     let proto = nets::with_mlp_head(settings.backbone, input, classes, settings.head_width, settings.logit_scale, seed)?;
-    let mut model = Model::from_proto("attack model", proto, on.device)?.computing_in(on.precision);
+    let mut model = Model::from_proto("attack model", proto, on.device)?.computing_in(on.precision)?;
     normalise(&mut model, settings);
     Ok(model)
 }

@@ -93,8 +93,11 @@ pub fn measured_norm(weight: &Tensor) -> Result<f64> {
     Ok(values.f_max()?.f_double_value(&[])?)
 }
 
+/// Convolutions `[O, I, h, w]` as matrices of O rows. The order of columns changes no singular value, so it is the one in memory.
 fn as_matrix(weight: &Tensor) -> Result<Tensor> {
-    Ok(weight.f_flatten(1, -1)?)
+    let in_order =
+        if weight.is_contiguous() || weight.dim() != 4 { weight.shallow_clone() } else { weight.f_permute([0, 2, 3, 1])? };
+    Ok(in_order.f_flatten(1, -1)?)
 }
 
 fn unit(vector: &Tensor) -> Result<Tensor> {

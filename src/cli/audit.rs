@@ -107,7 +107,7 @@ fn audit(args: &Args) -> Result<()> {
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
     let open = |path: &Path| -> Result<Model> {
-        Ok(common::open(path, &adapter, &args.reading, device)?.computing_in(args.precise.on(device)))
+        common::open(path, &adapter, &args.reading, device)?.computing_in(args.precise.on(device))
     };
     let model = open(model_path)?;
     let expected = common::expected(&model, &adapter, args.resize)?;

@@ -51,7 +51,7 @@ fn time(args: &Args) -> Result<()> {
     let adapter = common::adapter(args.adapter.as_deref())?;
     let work = Work { batch: args.batch, images: args.images, epochs: args.epochs, augment: args.augment };
     let precision = args.precise.on(device);
-    let open = || -> Result<Model> { Ok(common::open(&args.model, &adapter, &args.reading, device)?.computing_in(precision)) };
+    let open = || -> Result<Model> { common::open(&args.model, &adapter, &args.reading, device)?.computing_in(precision) };
     let found = bench::run(&open, &work, device)?;
     if args.json {
         println!("{}", serde_json::to_string(&found).map_err(Error::unexpected)?);

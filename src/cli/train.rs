@@ -110,7 +110,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
     let proto = nets::classifier(args.backbone, input, set.classes.len(), args.hyper.seed)?;
-    let model = Model::from_proto("new model", proto, device)?.computing_in(args.precise.on(device));
+    let model = Model::from_proto("new model", proto, device)?.computing_in(args.precise.on(device))?;
     let settings = args.hyper.settings(&TrainSettings { learning_rate: 0.05, ..TrainSettings::default() });
     fit(&model, &set, &adapter, &settings, args.hyper.augmentation(), &args.out, &args.compute)?;
     let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);

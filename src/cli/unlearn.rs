@@ -120,7 +120,7 @@ pub fn run(args: &Args) -> Result<()> {
     let device = args.compute.start()?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let original = common::open(&args.model, &adapter, &args.reading, device)?.computing_in(args.precise.on(device));
+    let original = common::open(&args.model, &adapter, &args.reading, device)?.computing_in(args.precise.on(device))?;
     let expected = common::expected(&original, &adapter, false)?;
     let mut set = common::images(&args.data, &expected, None, &reporter)?;
     if let Some(count) = args.per_class {
@@ -245,7 +245,7 @@ fn start(args: &Args, method: &dyn Method, original: &Model, set: &ImageSet) -> 
         (Start::Fresh, Some(backbone)) => {
             let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
             let proto = nets::classifier(backbone, input, original.classes(), args.hyper.seed)?;
-            Ok(Model::from_proto("new model", proto, original.device())?.computing_in(original.computing().precision))
+            Model::from_proto("new model", proto, original.device())?.computing_in(original.computing().precision)
         }
     }
 }

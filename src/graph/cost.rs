@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn the_known_cost_of_resnet18() {
         let input = InputShape { channels: 3, height: 32, width: 32 };
-        let proto = nets::classifier(Backbone::ResNet18, input, 10, 0).unwrap();
+        let proto = nets::classifier(Backbone::Resnet18, input, 10, 0).unwrap();
         let cost = Model::from_proto("resnet18", proto, Device::Cpu).unwrap().cost([3, 32, 32]).unwrap();
         let stem = 64 * 1024 * 27;
         let stage = |side: u64, inputs: u64, width: u64, shortcut: bool| {

@@ -158,7 +158,7 @@ impl Model {
         if precision == Precision::Fp32 || images.dim() != 4 {
             return Ok(images.shallow_clone());
         }
-        Ok(images.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
+        channels_last(images)
     }
 
     /// Evaluation of a graph that accepts one batch size only; the last chunk is filled up with copies of its last image.
@@ -222,7 +222,7 @@ impl Model {
     pub(crate) fn renewed(&self, proto: ModelProto) -> Result<Model> {
         let file = onnx::from_model("the repaired model", proto, &Limits::default())?;
         let mut model = Model::import(file, &self.shared.options, self.device)?;
-        model.precision = self.precision;
+        model = model.computing_in(self.precision)?;
         let shared = Arc::get_mut(&mut model.shared).ok_or_else(|| Error::unexpected("a new model has one owner"))?;
         shared.sha256.clone_from(&self.shared.sha256);
         shared.report.operators.clone_from(&self.shared.report.operators);
@@ -320,16 +320,28 @@ impl Model {
         let stored = stored
             .map(|(i, t)| if i.trainable || i.buffer { deep_copy(t) } else { Ok(t.shallow_clone()) })
             .collect::<Result<_>>()?;
+        // Copies are laid out as their originals.
         let mut copy = Model::assemble(self.shared.clone(), stored, self.device)?;
         copy.precision = self.precision;
         Ok(copy)
     }
 
     /// Sets what [`forward`](Self::forward) computes in. The file's own output, observations and gradients by example stay as the file says.
-    #[must_use]
-    pub fn computing_in(mut self, precision: Precision) -> Model {
+    ///
+    /// # Errors
+    /// Unexpected, when libtorch cannot allocate.
+    pub fn computing_in(mut self, precision: Precision) -> Result<Model> {
         self.precision = precision;
-        self
+        if precision == Precision::Bf16 {
+            // Filters lie in memory as the images do: so do their gradients then, and nothing has to be turned around in a step.
+            for (&index, param) in self.shared.params.iter().zip(&mut self.params) {
+                if param.tensor.dim() == 4 {
+                    param.tensor = channels_last(&param.tensor.f_detach()?)?.f_set_requires_grad(true)?;
+                    self.stored[index] = param.tensor.shallow_clone();
+                }
+            }
+        }
+        Ok(self)
     }
 
     /// Where and in what [`forward`](Self::forward) computes.
@@ -419,6 +431,11 @@ impl Model {
     pub fn sha256(&self) -> &str {
         &self.shared.sha256
     }
+}
+
+/// The same tensor of four axes with the second one innermost in memory.
+fn channels_last(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
 }
 
 /// `[N, K, 1, 1]`, which fully convolutional heads give, as `[N, K]`.

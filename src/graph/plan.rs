@@ -196,7 +196,8 @@ impl Plan {
 
     /// As [`run`](Self::run), computed in this precision. Results are never in bfloat16 unless the file says so.
     pub fn run_in(&self, precision: Precision, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
-        let found = self.run_one(stored, input, result, &Pass { precision, ..Pass::plain(mode) })?;
+        let found =
+            self.run_one(stored, input, result, &Pass { precision, images: input.size().first().copied(), ..Pass::plain(mode) })?;
         let rounded = precision == Precision::Bf16 && input.f_kind()? == Kind::Float && found.f_kind()? == Kind::BFloat16;
         if rounded { Ok(found.f_to_kind(Kind::Float)?) } else { Ok(found) }
     }
@@ -325,12 +326,14 @@ struct Pass {
     sketch: bool,
     budget: usize,
     precision: Precision,
+    /// How many images there are; of no meaning in float32.
+    images: Option<i64>,
 }
 
 impl Pass {
     /// All of it, as the file says.
     fn plain(mode: Mode) -> Pass {
-        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32 }
+        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32, images: None }
     }
 }
 
@@ -345,8 +348,10 @@ impl Step {
         if pass.precision == Precision::Fp32 {
             return self.run_kernel(&self.kernel, &inputs, pass.mode);
         }
+        let first = inputs.first().copied().flatten().map(Tensor::size).unwrap_or_default();
+        let in_bf16 = self.in_bf16.for_rows(&first, pass.images);
         let prepare = |input: &Option<&Tensor>| match input {
-            Some(tensor) => self.in_bf16.prepared(tensor),
+            Some(tensor) => in_bf16.prepared(tensor),
             None => Ok(None),
         };
         let prepared = inputs.iter().map(prepare).collect::<Result<Vec<_>>>().at(|| &self.label)?;

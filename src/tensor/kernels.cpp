@@ -371,12 +371,27 @@ at::Tensor turned(const at::Tensor& tensor, int64_t a, int64_t b) {
   return result;
 }
 
+// Filters [O, C, h, w] as the rows of a matrix [O, h w C]. Nothing has to be moved where their channels lie side by side.
+at::Tensor as_rows(const at::Tensor& filters) {
+  if (filters.is_contiguous(at::MemoryFormat::ChannelsLast)) return filters.permute({0, 2, 3, 1}).reshape({filters.size(0), -1});
+  return turned(filters.contiguous(), filters.size(1), filters.size(2) * filters.size(3));
+}
+
+// The inverse of `as_rows`, laid out as `filters` are.
+at::Tensor as_filters(const at::Tensor& rows, const at::Tensor& filters) {
+  if (filters.is_contiguous(at::MemoryFormat::ChannelsLast)) {
+    return rows.view({filters.size(0), filters.size(2), filters.size(3), filters.size(1)}).permute({0, 3, 1, 2});
+  }
+  return turned(rows, filters.size(2) * filters.size(3), filters.size(1)).view(filters.sizes());
+}
+
 // A convolution as one matrix product. oneDNN's own kernels lose most of their speed where images have become a few pixels large.
 struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
   static at::Tensor forward(AutogradContext* ctx, at::Tensor input, at::Tensor filters, std::optional<at::Tensor> bias, std::vector<int64_t> steps) {
-    const at::Tensor x = beside_each_other(input), weight = filters.contiguous();
+    const at::Tensor x = beside_each_other(input);
+    const at::Tensor& weight = filters;
     const Window window(x, weight, steps.data());
-    const at::Tensor packed = turned(weight, window.channels, window.places());
+    const at::Tensor packed = as_rows(weight);
     const at::Tensor columns = met(x, window);
     at::Tensor y = bias ? at::addmm(*bias, columns, packed.t()) : at::mm(columns, packed.t());
     ctx->save_for_backward({x, weight});
@@ -393,12 +408,11 @@ struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
     const at::Tensor gradient = beside_each_other(gradients[0]).permute({0, 2, 3, 1}).reshape({window.rows(), weight.size(0)});
     at::Tensor dx, d_weight, d_bias;
     if (ctx->needs_input_grad(0)) {
-      const at::Tensor packed = turned(weight, window.channels, window.places());
-      dx = unmet(at::mm(gradient, packed), x, window);
+      dx = unmet(at::mm(gradient, as_rows(weight)), x, window);
     }
     if (ctx->needs_input_grad(1)) {
       const at::Tensor product = at::mm(gradient.t(), met(x, window));
-      d_weight = turned(product, window.places(), window.channels).view(weight.sizes());
+      d_weight = as_filters(product, weight);
     }
     if (ctx->saved_data["bias"].toBool()) d_bias = gradient.sum(0);
     return {dx, d_weight, d_bias, at::Tensor()};

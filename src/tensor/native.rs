@@ -160,8 +160,27 @@ pub struct Descent {
     pub nesterov: bool,
 }
 
+/// Whether two tensors have their numbers in the same order in memory.
+fn same_layout(a: &Tensor, b: &Tensor) -> bool {
+    let steps = |tensor: &Tensor| -> Vec<(i64, i64)> {
+        let long = tensor.size().into_iter().zip(tensor.stride());
+        long.filter(|(side, _)| *side > 1).collect()
+    };
+    a.size() == b.size() && steps(a) == steps(b)
+}
+
+/// The numbers of a tensor in the order in which another has its own.
+fn laid_out_as(pattern: &Tensor, tensor: &Tensor) -> Result<Tensor> {
+    if same_layout(pattern, tensor) {
+        return Ok(tensor.shallow_clone());
+    }
+    let mut copy = pattern.f_detach()?.f_empty_like()?;
+    copy.f_copy_(tensor)?;
+    Ok(copy)
+}
+
 /// One step of stochastic gradient descent for all parameters at once, in one pass over them: libtorch's `_fused_sgd_`, which the
-/// bindings leave out. Parameters and `velocities` (of the same number, or none) change in place. All are float32 and on one device.
+/// bindings leave out. Parameters and `velocities` (of the same number, or none) change in place. All are of one kind and on one device.
 ///
 /// # Errors
 /// Unexpected, with libtorch's message, or when the numbers differ.
@@ -170,8 +189,16 @@ pub fn descend(params: &[&Tensor], gradients: &[&Tensor], velocities: &[&Tensor]
     if gradients.len() != count || (!velocities.is_empty() && velocities.len() != count) {
         return Err(Error::unexpected(format!("{count} parameters, {} gradients", gradients.len())));
     }
+    // The kernel walks through memory, whatever the axes' order there is.
+    let gradients: Vec<Tensor> =
+        params.iter().zip(gradients).map(|(param, gradient)| laid_out_as(param, gradient)).collect::<Result<_>>()?;
+    let gradients: Vec<&Tensor> = gradients.iter().collect();
+    let velocities_fit = params.iter().zip(velocities).all(|(param, velocity)| same_layout(param, velocity));
+    if !velocities_fit {
+        return Err(Error::unexpected("a velocity is laid out in another way than its parameter"));
+    }
     let pointers = |tensors: &[&Tensor]| tensors.iter().map(|tensor| pointer(tensor)).collect::<Vec<_>>();
-    let (params, gradients, momenta) = (pointers(params), pointers(gradients), pointers(velocities));
+    let (params, gradients, momenta) = (pointers(params), pointers(&gradients), pointers(velocities));
     let momenta = if momenta.is_empty() { std::ptr::null() } else { momenta.as_ptr() };
     let Descent { weight_decay, momentum, learning_rate, nesterov } = descent;
     let count = i64::try_from(count).map_err(Error::unexpected)?;
@@ -285,14 +312,18 @@ mod tests {
         let expected = x.conv2d(&weight, with_bias.then_some(&bias), stride, padding, dilation, 1);
         let given = small(&bias);
         let places = &expected.size()[2..];
-        let found = conv_by_product(&small(&x), &weight.to_kind(Kind::BFloat16), with_bias.then_some(&given), steps, places);
-        let found = found.unwrap().expect("it is small enough");
-        close(&format!("{what}: values"), &found, &expected, 5e-3);
         let leaves = [&x, &weight, &bias];
         let leaves = &leaves[..if with_bias { 3 } else { 2 }];
         let names = ["input", "weight", "bias"];
-        for ((name, found), expected) in names.iter().zip(gradients(&found, leaves)).zip(gradients(&expected, leaves)) {
-            close(&format!("{what}: gradient of {name}"), &found, &expected, 2e-2);
+        let expected_gradients = gradients(&expected, leaves);
+        // Filters in both orders in memory.
+        for filters in [weight.to_kind(Kind::BFloat16), small(&weight)] {
+            let found = conv_by_product(&small(&x), &filters, with_bias.then_some(&given), steps, places);
+            let found = found.unwrap().expect("it is small enough");
+            close(&format!("{what}: values"), &found, &expected, 5e-3);
+            for ((name, found), expected) in names.iter().zip(gradients(&found, leaves)).zip(&expected_gradients) {
+                close(&format!("{what}: gradient of {name}"), &found, expected, 2e-2);
+            }
         }
     }
 

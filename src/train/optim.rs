@@ -134,6 +134,26 @@ mod tests {
         }
     }
 
+    /// The gradient of a filter may have its numbers in another order in memory than the filter.
+    #[test]
+    fn the_order_in_memory_does_not_matter() {
+        let values: Vec<f32> = (0..24_i16).map(f32::from).collect();
+        let gradient = Tensor::f_from_slice(&values).unwrap().reshape([2, 3, 2, 2]);
+        let turned = gradient.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let after = |gradient: &Tensor, param: Tensor| {
+            let params = [Param { name: "w".into(), tensor: param.set_requires_grad(true), is_weight_matrix: true }];
+            let mut sgd = Sgd::new(&params, 0.9, 0.1, false).unwrap();
+            for _ in 0..2 {
+                sgd.step(vec![gradient.shallow_clone()], 0.5).unwrap();
+            }
+            to_f32s(&params[0].tensor).unwrap()
+        };
+        let expected = after(&gradient, gradient.copy());
+        assert_eq!(after(&turned, gradient.copy()), expected);
+        assert_eq!(after(&gradient, turned.copy()), expected);
+        assert_eq!(after(&turned, turned.copy()), expected);
+    }
+
     /// Three steps of `torch.optim.SGD([w], lr=0.1)` on `(w ** 2).sum()`.
     #[test]
     fn without_momentum_there_is_nothing_to_keep() {

@@ -18,8 +18,7 @@ pub const OPS: &[Op] = &[
             let x = call.input(0)?;
             Ok(x.f_mean_dim(spatial_axes(x)?, true, None::<Kind>)?)
         })
-    })
-    .in_bf16(InBf16::Follows),
+    }),
     Op::new("GlobalMaxPool", 1, 1, |_| {
         one(|call| {
             let x = call.input(0)?;

@@ -76,7 +76,7 @@ fn fresh(site: &Site) -> Result<Model> {
     let set = &site.split.probe;
     let input = InputShape { channels: set.channels(), height: set.height(), width: set.width() };
     let proto = nets::classifier(site.column.backbone, input, set.classes.len(), site.column.seed)?;
-    Ok(Model::from_proto("new model", proto, site.computing.device)?.computing_in(site.computing.precision))
+    Model::from_proto("new model", proto, site.computing.device)?.computing_in(site.computing.precision)
 }
 
 fn augmentation(wanted: bool) -> Augment {
@@ -152,7 +152,7 @@ pub(super) fn unlearn(method: &dyn Method, original: Option<&Path>, site: &Site,
     let cell = harness.unlearning(&column.dataset, column.backbone, method, column.seed);
     let model = match original {
         None => fresh(site)?,
-        Some(path) => Model::open(path, computing.device)?.computing_in(computing.precision),
+        Some(path) => Model::open(path, computing.device)?.computing_in(computing.precision)?,
     };
     let images = [&split.retain, &split.forget].map(|set| Batches::new(set, &split.adapter, model.device()));
     let [retain_images, forget_images] = images;
@@ -214,7 +214,7 @@ fn attack(
     hooks: &mut Hooks,
 ) -> Result<Attacked> {
     let &Site { column, split, folder, computing: Computing { device, precision }, .. } = site;
-    let model = Model::open(model, device).at(|| model.display())?.computing_in(precision);
+    let model = Model::open(model, device).at(|| model.display())?.computing_in(precision)?;
     let audit = Audit {
         model: &model,
         forget: &split.forget,
