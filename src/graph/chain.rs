@@ -1,7 +1,5 @@
-//! Chains of steps that are computed as one: batch normalisation, the sum that closes a residual block, ReLU.
-//!
-//! Only where a pass is computed in bfloat16: a chain rounds once where its steps round three times, so results differ in their last
-//! bits, and passes in float32 stay what libtorch's operators give.
+//! Chains of steps that are computed as one: batch normalisation, the sum that closes a residual block, ReLU. What they read and write
+//! once is otherwise read and written three times.
 
 use std::collections::HashMap;
 
@@ -18,6 +16,8 @@ pub(crate) struct Chain {
     /// The other operand of the sum, if there is one.
     other: Option<Source>,
     relu: bool,
+    /// Whether nobody else reads the input, and nothing else lies where it lies.
+    overwrites: bool,
 }
 
 impl Chain {
@@ -40,7 +40,7 @@ impl Chain {
             None => None,
         };
         let tensors = [scale, bias, mean, variance];
-        native::norm_act(input, other, tensors, mode == Mode::Train, self.norm, self.relu).at(|| &first.label)
+        native::norm_act(input, other, tensors, mode == Mode::Train, self.norm, self.relu, self.overwrites).at(|| &first.label)
     }
 }
 
@@ -58,7 +58,11 @@ pub(crate) fn find(plan: &Plan) -> HashMap<usize, Chain> {
     let mut chains = HashMap::new();
     for (index, step) in plan.steps.iter().enumerate() {
         let Some(Link::Norm(norm)) = step.link else { continue };
-        let mut chain = Chain { norm, other: None, relu: false };
+        let input = step.inputs.first().copied().flatten();
+        // Convolutions give what is new; other operators may give another tensor under a second name.
+        let overwrites =
+            plan.steps[..index].iter().any(|step| step.operator == "Conv" && given(step).is_some() && given(step) == input);
+        let mut chain = Chain { norm, other: None, relu: false, overwrites };
         let mut last = step;
         if let Some(next) = plan.steps.get(index + 1)
             && matches!(next.link, Some(Link::Add))

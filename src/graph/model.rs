@@ -155,7 +155,7 @@ impl Model {
 
     /// Images with a pixel's channels side by side, where what computes on them is faster so.
     fn arranged(&self, images: &Tensor, precision: Precision) -> Result<Tensor> {
-        if precision == Precision::Fp32 || images.dim() != 4 {
+        if !prefers_channels_last(self.device, precision) || images.dim() != 4 {
             return Ok(images.shallow_clone());
         }
         channels_last(images)
@@ -332,7 +332,7 @@ impl Model {
     /// Unexpected, when libtorch cannot allocate.
     pub fn computing_in(mut self, precision: Precision) -> Result<Model> {
         self.precision = precision;
-        if precision == Precision::Bf16 {
+        if prefers_channels_last(self.device, precision) {
             // Filters lie in memory as the images do: so do their gradients then, and nothing has to be turned around in a step.
             for (&index, param) in self.shared.params.iter().zip(&mut self.params) {
                 if param.tensor.dim() == 4 {
@@ -431,6 +431,11 @@ impl Model {
     pub fn sha256(&self) -> &str {
         &self.shared.sha256
     }
+}
+
+/// Whether convolutions are faster where a pixel's channels lie side by side in memory: always on CPUs, on GPUs for what tensor cores do.
+fn prefers_channels_last(device: Device, precision: Precision) -> bool {
+    device == Device::Cpu || precision == Precision::Bf16
 }
 
 /// The same tensor of four axes with the second one innermost in memory.

@@ -194,10 +194,14 @@ impl Plan {
         self.run_one(stored, input, result, &Pass::plain(mode))
     }
 
-    /// As [`run`](Self::run), computed in this precision. Results are never in bfloat16 unless the file says so.
+    /// As [`run`](Self::run), computed in this precision and by [chains](Chain). Results are never in bfloat16 unless the file says so.
     pub fn run_in(&self, precision: Precision, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
-        let found =
-            self.run_one(stored, input, result, &Pass { precision, images: input.size().first().copied(), ..Pass::plain(mode) })?;
+        let found = self.run_one(
+            stored,
+            input,
+            result,
+            &Pass { precision, images: input.size().first().copied(), chained: true, ..Pass::plain(mode) },
+        )?;
         let rounded = precision == Precision::Bf16 && input.f_kind()? == Kind::Float && found.f_kind()? == Kind::BFloat16;
         if rounded { Ok(found.f_to_kind(Kind::Float)?) } else { Ok(found) }
     }
@@ -281,7 +285,7 @@ impl Plan {
         slots.resize_with(self.slots, || None);
         let mut next = 0;
         while let Some(step) = self.steps[..count].get(next) {
-            if pass.precision == Precision::Bf16
+            if pass.chained
                 && let Some(chain) = self.chains.get(&next)
                 && let Some(steps) = self.steps[..count].get(next..next + chain.len())
                 && let Some(output) = chain.run(steps, stored, &slots, pass.mode)?
@@ -328,12 +332,14 @@ struct Pass {
     precision: Precision,
     /// How many images there are; of no meaning in float32.
     images: Option<i64>,
+    /// Whether chains may be computed as one.
+    chained: bool,
 }
 
 impl Pass {
     /// All of it, as the file says.
     fn plain(mode: Mode) -> Pass {
-        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32, images: None }
+        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32, images: None, chained: false }
     }
 }
 

@@ -1,5 +1,5 @@
-// Parts of a training step that libtorch has no operator for. Everything here is for the CPU, for images [N, C, H, W] in bfloat16 whose
-// channels lie side by side, and is a node of libtorch's gradient graph. Each has a plain counterpart among libtorch's operators, which
+// Parts of a training step that libtorch has no operator for. Everything here is for the CPU, for images [N, C, H, W] whose channels lie
+// side by side, and is a node of libtorch's gradient graph. Each has a plain counterpart among libtorch's operators, which
 // src/tensor/native.rs names and the tests compare it with.
 //
 // Sums run in float32 over a block of rows and in double over the blocks. Blocks depend on the shapes alone, so that results do not
@@ -11,7 +11,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -20,30 +23,58 @@
 #else
 #define VECTORISED
 #endif
+#define INLINED inline __attribute__((always_inline))
 
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-inline float widened(uint16_t value) {
+// Numbers of images as they are stored: float32, or the bits of bfloat16.
+INLINED float widened(float value) { return value; }
+
+INLINED float widened(uint16_t value) {
   const uint32_t bits = static_cast<uint32_t>(value) << 16;
   float result;
   std::memcpy(&result, &bits, sizeof result);
   return result;
 }
 
+INLINED void store(float value, float* to) { *to = value; }
+
 // To the nearest, and to even where two are equally near.
-inline uint16_t rounded(float value) {
+INLINED void store(float value, uint16_t* to) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  return static_cast<uint16_t>(is_nan ? 0x7fc0u : nearest);
+  *to = static_cast<uint16_t>(is_nan ? 0x7fc0u : nearest);
 }
 
-const uint16_t* bits_of(const at::Tensor& tensor) { return reinterpret_cast<const uint16_t*>(tensor.const_data_ptr<at::BFloat16>()); }
-uint16_t* bits_of_new(at::Tensor& tensor) { return reinterpret_cast<uint16_t*>(tensor.mutable_data_ptr<at::BFloat16>()); }
+template <typename Number>
+const Number* numbers_of(const at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<const Number*>(tensor.const_data_ptr()) : nullptr;
+}
+
+template <typename Number>
+Number* new_numbers_of(at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<Number*>(tensor.mutable_data_ptr()) : nullptr;
+}
+
+template <typename Number>
+Number* behind(Number* numbers, int64_t count) {
+  return numbers == nullptr ? nullptr : numbers + count;
+}
+
+// Calls `work` with a number of the kind that the tensor holds.
+template <typename Work>
+void by_kind(const at::Tensor& tensor, const Work& work) {
+  if (tensor.scalar_type() == at::kFloat) {
+    work(float{});
+  } else {
+    work(uint16_t{});
+  }
+}
 
 at::Tensor beside_each_other(const at::Tensor& images) { return images.contiguous(at::MemoryFormat::ChannelsLast); }
 
@@ -67,12 +98,16 @@ struct Rows {
   }
 };
 
+// The loops are compiled once for each kind of number and generation of processors.
+namespace loops {
+
 // Adds up, over rows, `x - pivot` and its square.
-VECTORISED void add_moments(const uint16_t* __restrict__ x, const float* __restrict__ pivot, int64_t rows, int64_t channels,
-                            float* __restrict__ sums, float* __restrict__ squares) {
+template <typename Number>
+INLINED void add_moments(const Number* __restrict__ x, const float* __restrict__ pivot, int64_t rows, int64_t channels,
+                         float* __restrict__ sums, float* __restrict__ squares) {
   int64_t row = 0;
   for (; row + 4 <= rows; row += 4) {
-    const uint16_t* __restrict__ at = x + row * channels;
+    const Number* __restrict__ at = x + row * channels;
     for (int64_t c = 0; c < channels; ++c) {
       const float a = widened(at[c]) - pivot[c], b = widened(at[c + channels]) - pivot[c];
       const float d = widened(at[c + 2 * channels]) - pivot[c], e = widened(at[c + 3 * channels]) - pivot[c];
@@ -89,29 +124,32 @@ VECTORISED void add_moments(const uint16_t* __restrict__ x, const float* __restr
   }
 }
 
-VECTORISED void transform(const uint16_t* __restrict__ x, const uint16_t* __restrict__ other, const float* __restrict__ factor,
-                          const float* __restrict__ offset, bool relu, int64_t rows, int64_t channels, uint16_t* __restrict__ y) {
-  const float least = relu ? 0.0f : -std::numeric_limits<float>::infinity();
+// `y = max(factor (x - mean) + bias + other, least)`; without another tensor `other` is null. `x` may be `y`.
+template <typename Number>
+INLINED void transform(const Number* x, const Number* __restrict__ other, const float* __restrict__ mean,
+                       const float* __restrict__ factor, const float* __restrict__ bias, float least, int64_t rows, int64_t channels,
+                       Number* y) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = row * channels;
     if (other == nullptr) {
       for (int64_t c = 0; c < channels; ++c) {
-        const float value = widened(x[at + c]) * factor[c] + offset[c];
-        y[at + c] = rounded(value < least ? least : value);
+        const float value = (widened(x[at + c]) - mean[c]) * factor[c] + bias[c];
+        store(value < least ? least : value, y + at + c);
       }
     } else {
       for (int64_t c = 0; c < channels; ++c) {
-        const float value = widened(x[at + c]) * factor[c] + offset[c] + widened(other[at + c]);
-        y[at + c] = rounded(value < least ? least : value);
+        const float value = (widened(x[at + c]) - mean[c]) * factor[c] + bias[c] + widened(other[at + c]);
+        store(value < least ? least : value, y + at + c);
       }
     }
   }
 }
 
 // Adds up, over rows, the gradient that the activation lets through, and its product with `x - mean`. `y` is null without activation.
-VECTORISED void add_gradients(const uint16_t* __restrict__ gradient, const uint16_t* __restrict__ x, const uint16_t* __restrict__ y,
-                              const float* __restrict__ mean, int64_t rows, int64_t channels, float* __restrict__ sums,
-                              float* __restrict__ products) {
+template <typename Number>
+INLINED void add_gradients(const Number* __restrict__ gradient, const Number* __restrict__ x, const Number* __restrict__ y,
+                           const float* __restrict__ mean, int64_t rows, int64_t channels, float* __restrict__ sums,
+                           float* __restrict__ products) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = row * channels;
     if (y == nullptr) {
@@ -131,38 +169,65 @@ VECTORISED void add_gradients(const uint16_t* __restrict__ gradient, const uint1
 }
 
 // `dx = a g + b (x - mean) + d`; `through` gets g itself where somebody wants it.
-VECTORISED void pass_back(const uint16_t* __restrict__ gradient, const uint16_t* __restrict__ x, const uint16_t* __restrict__ y,
-                          const float* __restrict__ mean, const float* __restrict__ a, const float* __restrict__ b,
-                          const float* __restrict__ d, int64_t rows, int64_t channels, uint16_t* __restrict__ dx,
-                          uint16_t* __restrict__ through) {
+template <typename Number>
+INLINED void pass_back(const Number* __restrict__ gradient, const Number* __restrict__ x, const Number* __restrict__ y,
+                       const float* __restrict__ mean, const float* __restrict__ a, const float* __restrict__ b,
+                       const float* __restrict__ d, int64_t rows, int64_t channels, Number* __restrict__ dx,
+                       Number* __restrict__ through) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = row * channels;
     if (y == nullptr) {
       for (int64_t c = 0; c < channels; ++c) {
-        dx[at + c] = rounded(a[c] * widened(gradient[at + c]) + b[c] * (widened(x[at + c]) - mean[c]) + d[c]);
+        store(a[c] * widened(gradient[at + c]) + b[c] * (widened(x[at + c]) - mean[c]) + d[c], dx + at + c);
       }
     } else if (through == nullptr) {
       for (int64_t c = 0; c < channels; ++c) {
         const float g = widened(y[at + c]) <= 0.0f ? 0.0f : widened(gradient[at + c]);
-        dx[at + c] = rounded(a[c] * g + b[c] * (widened(x[at + c]) - mean[c]) + d[c]);
+        store(a[c] * g + b[c] * (widened(x[at + c]) - mean[c]) + d[c], dx + at + c);
       }
     } else {
       for (int64_t c = 0; c < channels; ++c) {
-        const uint16_t kept = widened(y[at + c]) <= 0.0f ? uint16_t{0} : gradient[at + c];
+        const Number kept = widened(y[at + c]) <= 0.0f ? Number{0} : gradient[at + c];
         through[at + c] = kept;
-        dx[at + c] = rounded(a[c] * widened(kept) + b[c] * (widened(x[at + c]) - mean[c]) + d[c]);
+        store(a[c] * widened(kept) + b[c] * (widened(x[at + c]) - mean[c]) + d[c], dx + at + c);
       }
     }
   }
 }
 
-VECTORISED void add_row(const uint16_t* __restrict__ row, int64_t channels, float* __restrict__ sums) {
+template <typename Number>
+INLINED void add_row(const Number* __restrict__ row, int64_t channels, float* __restrict__ sums) {
   for (int64_t c = 0; c < channels; ++c) sums[c] += widened(row[c]);
 }
 
-VECTORISED void round_row(const float* __restrict__ sums, int64_t channels, uint16_t* __restrict__ row) {
-  for (int64_t c = 0; c < channels; ++c) row[c] = rounded(sums[c]);
+template <typename Number>
+INLINED void store_row(const float* __restrict__ sums, int64_t channels, Number* __restrict__ row) {
+  for (int64_t c = 0; c < channels; ++c) store(sums[c], row + c);
 }
+
+}  // namespace loops
+
+#define FOR_NUMBERS(Number)                                                                                                        \
+  VECTORISED void add_moments(const Number* x, const float* pivot, int64_t rows, int64_t channels, float* sums, float* squares) {  \
+    loops::add_moments(x, pivot, rows, channels, sums, squares);                                                                   \
+  }                                                                                                                                \
+  VECTORISED void transform(const Number* x, const Number* other, const float* mean, const float* factor, const float* bias,       \
+                            float least, int64_t rows, int64_t channels, Number* y) {                                              \
+    loops::transform(x, other, mean, factor, bias, least, rows, channels, y);                                                      \
+  }                                                                                                                                \
+  VECTORISED void add_gradients(const Number* gradient, const Number* x, const Number* y, const float* mean, int64_t rows,         \
+                                int64_t channels, float* sums, float* products) {                                                  \
+    loops::add_gradients(gradient, x, y, mean, rows, channels, sums, products);                                                    \
+  }                                                                                                                                \
+  VECTORISED void pass_back(const Number* gradient, const Number* x, const Number* y, const float* mean, const float* a,           \
+                            const float* b, const float* d, int64_t rows, int64_t channels, Number* dx, Number* through) {         \
+    loops::pass_back(gradient, x, y, mean, a, b, d, rows, channels, dx, through);                                                  \
+  }                                                                                                                                \
+  VECTORISED void add_row(const Number* row, int64_t channels, float* sums) { loops::add_row(row, channels, sums); }               \
+  VECTORISED void store_row(const float* sums, int64_t channels, Number* row) { loops::store_row(sums, channels, row); }
+
+FOR_NUMBERS(float)
+FOR_NUMBERS(uint16_t)
 
 // Two sums for each channel over all rows.
 template <typename Add>
@@ -188,7 +253,7 @@ std::pair<std::vector<double>, std::vector<double>> two_sums(const Rows& rows, c
 struct NormAct : public torch::autograd::Function<NormAct> {
   static at::Tensor forward(AutogradContext* ctx, at::Tensor input, std::optional<at::Tensor> other, at::Tensor scale, at::Tensor bias,
                             at::Tensor running_mean, at::Tensor running_variance, bool live, double momentum, double epsilon,
-                            bool relu) {
+                            bool relu, bool overwrite) {
     const at::Tensor x = beside_each_other(input);
     const at::Tensor residual = other ? beside_each_other(*other) : at::Tensor();
     const Rows rows(x);
@@ -201,10 +266,15 @@ struct NormAct : public torch::autograd::Function<NormAct> {
     float* old_means = running_mean.mutable_data_ptr<float>();
     float* old_variances = running_variance.mutable_data_ptr<float>();
     if (live) {
+      // Squares are those of distances from some number of the channel: far from zero, those from zero would lose their digits.
       std::vector<float> pivot(channels);
-      for (int64_t c = 0; c < channels; ++c) pivot[c] = widened(bits_of(x)[c]);
-      const auto [sums, squares] = two_sums(rows, [&](int64_t first, int64_t count, float* s, float* q) {
-        add_moments(bits_of(x) + first * channels, pivot.data(), count, channels, s, q);
+      std::vector<double> sums, squares;
+      by_kind(x, [&](auto number) {
+        const auto* xs = numbers_of<decltype(number)>(x);
+        for (int64_t c = 0; c < channels; ++c) pivot[c] = widened(xs[c]);
+        std::tie(sums, squares) = two_sums(rows, [&](int64_t first, int64_t count, float* s, float* q) {
+          add_moments(xs + first * channels, pivot.data(), count, channels, s, q);
+        });
       });
       const double n = static_cast<double>(rows.count);
       for (int64_t c = 0; c < channels; ++c) {
@@ -221,17 +291,19 @@ struct NormAct : public torch::autograd::Function<NormAct> {
         inverses[c] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(old_variances[c]) + epsilon));
       }
     }
-    std::vector<float> factor(channels), offset(channels);
-    for (int64_t c = 0; c < channels; ++c) {
-      factor[c] = weights[c] * inverses[c];
-      offset[c] = biases[c] - means[c] * factor[c];
-    }
-    at::Tensor y = at::empty_like(x);
-    uint16_t* results = bits_of_new(y);
-    const uint16_t* others = residual.defined() ? bits_of(residual) : nullptr;
-    rows.each_block([&](int64_t, int64_t first, int64_t count) {
-      const int64_t at = first * channels;
-      transform(bits_of(x) + at, others ? others + at : nullptr, factor.data(), offset.data(), relu, count, channels, results + at);
+    std::vector<float> factor(channels);
+    for (int64_t c = 0; c < channels; ++c) factor[c] = weights[c] * inverses[c];
+    const float least = relu ? 0.0f : -std::numeric_limits<float>::infinity();
+    // Whoever will ask for a gradient needs the input again.
+    at::Tensor y = overwrite ? x.detach() : at::empty_like(x);
+    by_kind(x, [&](auto number) {
+      using Number = decltype(number);
+      const auto *xs = numbers_of<Number>(x), *others = numbers_of<Number>(residual);
+      auto* ys = new_numbers_of<Number>(y);
+      rows.each_block([&](int64_t, int64_t first, int64_t count) {
+        const int64_t at = first * channels;
+        transform(xs + at, behind(others, at), means, factor.data(), biases, least, count, channels, ys + at);
+      });
     });
     ctx->save_for_backward({x, relu ? y : at::Tensor(), scale, mean, inverse});
     ctx->saved_data["live"] = live;
@@ -247,10 +319,14 @@ struct NormAct : public torch::autograd::Function<NormAct> {
     const Rows rows(x);
     const int64_t channels = rows.channels;
     const float *means = mean.const_data_ptr<float>(), *inverses = inverse.const_data_ptr<float>();
-    const uint16_t* ys = y.defined() ? bits_of(y) : nullptr;
-    const auto [sums, products] = two_sums(rows, [&](int64_t first, int64_t count, float* s, float* p) {
-      const int64_t at = first * channels;
-      add_gradients(bits_of(gradient) + at, bits_of(x) + at, ys ? ys + at : nullptr, means, count, channels, s, p);
+    std::vector<double> sums, products;
+    by_kind(x, [&](auto number) {
+      using Number = decltype(number);
+      const auto *xs = numbers_of<Number>(x), *ys = numbers_of<Number>(y), *gs = numbers_of<Number>(gradient);
+      std::tie(sums, products) = two_sums(rows, [&](int64_t first, int64_t count, float* s, float* p) {
+        const int64_t at = first * channels;
+        add_gradients(gs + at, xs + at, behind(ys, at), means, count, channels, s, p);
+      });
     });
     at::Tensor d_scale = at::empty({channels}, scale.options()), d_bias = at::empty({channels}, scale.options());
     std::vector<float> a(channels), b(channels, 0.0f), d(channels, 0.0f);
@@ -266,16 +342,20 @@ struct NormAct : public torch::autograd::Function<NormAct> {
     }
     at::Tensor dx = at::empty_like(x);
     at::Tensor through;
-    if (has_residual) through = ys ? at::empty_like(x) : gradient;
-    uint16_t* dxs = bits_of_new(dx);
-    uint16_t* throughs = has_residual && ys ? bits_of_new(through) : nullptr;
-    rows.each_block([&](int64_t, int64_t first, int64_t count) {
-      const int64_t at = first * channels;
-      pass_back(bits_of(gradient) + at, bits_of(x) + at, ys ? ys + at : nullptr, means, a.data(), b.data(), d.data(), count, channels,
-                dxs + at, throughs ? throughs + at : nullptr);
+    if (has_residual) through = y.defined() ? at::empty_like(x) : gradient;
+    by_kind(x, [&](auto number) {
+      using Number = decltype(number);
+      const auto *xs = numbers_of<Number>(x), *ys = numbers_of<Number>(y), *gs = numbers_of<Number>(gradient);
+      auto* dxs = new_numbers_of<Number>(dx);
+      // Without activation the gradient passes as it is.
+      auto* throughs = y.defined() ? new_numbers_of<Number>(through) : nullptr;
+      rows.each_block([&](int64_t, int64_t first, int64_t count) {
+        const int64_t at = first * channels;
+        pass_back(gs + at, xs + at, behind(ys, at), means, a.data(), b.data(), d.data(), count, channels, dxs + at, behind(throughs, at));
+      });
     });
     const at::Tensor none;
-    return {dx, through, d_scale, d_bias, none, none, none, none, none, none};
+    return {dx, through, d_scale, d_bias, none, none, none, none, none, none, none};
   }
 };
 
@@ -302,23 +382,25 @@ struct Window {
 
 // What the window meets at every place: [rows, kernel places, channels].
 at::Tensor met(const at::Tensor& x, const Window& window) {
-  const int64_t channels = window.channels;
-  at::Tensor columns = at::empty({window.rows(), window.places() * channels}, x.options().memory_format(at::MemoryFormat::Contiguous));
-  const uint16_t* from = bits_of(x);
-  uint16_t* to = bits_of_new(columns);
+  const size_t bytes = window.channels * x.element_size();
+  at::Tensor columns =
+      at::empty({window.rows(), window.places() * window.channels}, x.options().memory_format(at::MemoryFormat::Contiguous));
+  const char* from = static_cast<const char*>(x.const_data_ptr());
+  char* to = static_cast<char*>(columns.mutable_data_ptr());
   at::parallel_for(0, window.rows(), 16, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t left = row % window.output[1], top = row / window.output[1] % window.output[0];
       const int64_t image = row / (window.output[0] * window.output[1]);
-      uint16_t* at = to + row * window.places() * channels;
+      char* at = to + row * window.places() * bytes;
       for (int64_t i = 0; i < window.kernel[0]; ++i) {
         const int64_t h = top * window.stride[0] - window.padding[0] + i * window.dilation[0];
-        for (int64_t j = 0; j < window.kernel[1]; ++j, at += channels) {
+        for (int64_t j = 0; j < window.kernel[1]; ++j, at += bytes) {
           const int64_t w = left * window.stride[1] - window.padding[1] + j * window.dilation[1];
           if (h < 0 || h >= window.input[0] || w < 0 || w >= window.input[1]) {
-            std::memset(at, 0, channels * sizeof *at);
+            // Of either kind of number, zero is all bits zero.
+            std::memset(at, 0, bytes);
           } else {
-            std::memcpy(at, from + ((image * window.input[0] + h) * window.input[1] + w) * channels, channels * sizeof *at);
+            std::memcpy(at, from + ((image * window.input[0] + h) * window.input[1] + w) * bytes, bytes);
           }
         }
       }
@@ -331,26 +413,28 @@ at::Tensor met(const at::Tensor& x, const Window& window) {
 at::Tensor unmet(const at::Tensor& columns, const at::Tensor& like, const Window& window) {
   const int64_t channels = window.channels;
   at::Tensor image = at::empty_like(like);
-  const uint16_t* from = bits_of(columns);
-  uint16_t* to = bits_of_new(image);
-  at::parallel_for(0, window.images * window.input[0] * window.input[1], 16, [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(channels);
-    for (int64_t place = begin; place < end; ++place) {
-      const int64_t w = place % window.input[1], h = place / window.input[1] % window.input[0];
-      const int64_t n = place / (window.input[0] * window.input[1]);
-      std::fill(sums.begin(), sums.end(), 0.0f);
-      for (int64_t i = 0; i < window.kernel[0]; ++i) {
-        const int64_t top = h + window.padding[0] - i * window.dilation[0];
-        if (top < 0 || top % window.stride[0] != 0 || top / window.stride[0] >= window.output[0]) continue;
-        for (int64_t j = 0; j < window.kernel[1]; ++j) {
-          const int64_t left = w + window.padding[1] - j * window.dilation[1];
-          if (left < 0 || left % window.stride[1] != 0 || left / window.stride[1] >= window.output[1]) continue;
-          const int64_t row = (n * window.output[0] + top / window.stride[0]) * window.output[1] + left / window.stride[1];
-          add_row(from + (row * window.places() + i * window.kernel[1] + j) * channels, channels, sums.data());
+  by_kind(like, [&](auto number) {
+    const auto* from = numbers_of<decltype(number)>(columns);
+    auto* to = new_numbers_of<decltype(number)>(image);
+    at::parallel_for(0, window.images * window.input[0] * window.input[1], 16, [&](int64_t begin, int64_t end) {
+      std::vector<float> sums(channels);
+      for (int64_t place = begin; place < end; ++place) {
+        const int64_t w = place % window.input[1], h = place / window.input[1] % window.input[0];
+        const int64_t n = place / (window.input[0] * window.input[1]);
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (int64_t i = 0; i < window.kernel[0]; ++i) {
+          const int64_t top = h + window.padding[0] - i * window.dilation[0];
+          if (top < 0 || top % window.stride[0] != 0 || top / window.stride[0] >= window.output[0]) continue;
+          for (int64_t j = 0; j < window.kernel[1]; ++j) {
+            const int64_t left = w + window.padding[1] - j * window.dilation[1];
+            if (left < 0 || left % window.stride[1] != 0 || left / window.stride[1] >= window.output[1]) continue;
+            const int64_t row = (n * window.output[0] + top / window.stride[0]) * window.output[1] + left / window.stride[1];
+            add_row(from + (row * window.places() + i * window.kernel[1] + j) * channels, channels, sums.data());
+          }
         }
+        store_row(sums.data(), channels, to + place * channels);
       }
-      round_row(sums.data(), channels, to + place * channels);
-    }
+    });
   });
   return image;
 }
@@ -359,14 +443,16 @@ at::Tensor unmet(const at::Tensor& columns, const at::Tensor& like, const Window
 at::Tensor turned(const at::Tensor& tensor, int64_t a, int64_t b) {
   const int64_t outputs = tensor.size(0);
   at::Tensor result = at::empty({outputs, b * a}, tensor.options());
-  const uint16_t* from = bits_of(tensor);
-  uint16_t* to = bits_of_new(result);
-  at::parallel_for(0, outputs, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin * a * b; o < end * a * b; o += a * b) {
-      for (int64_t j = 0; j < b; ++j) {
-        for (int64_t i = 0; i < a; ++i) to[o + j * a + i] = from[o + i * b + j];
+  by_kind(tensor, [&](auto number) {
+    const auto* from = numbers_of<decltype(number)>(tensor);
+    auto* to = new_numbers_of<decltype(number)>(result);
+    at::parallel_for(0, outputs, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin * a * b; o < end * a * b; o += a * b) {
+        for (int64_t j = 0; j < b; ++j) {
+          for (int64_t i = 0; i < a; ++i) to[o + j * a + i] = from[o + i * b + j];
+        }
       }
-    }
+    });
   });
   return result;
 }
@@ -445,9 +531,11 @@ extern "C" {
 const char* cmira_last_error() { return last_error.c_str(); }
 
 at::Tensor* cmira_norm_act(const at::Tensor* input, const at::Tensor* other, const at::Tensor* scale, const at::Tensor* bias,
-                           const at::Tensor* mean, const at::Tensor* variance, bool live, double momentum, double epsilon, bool relu) {
+                           const at::Tensor* mean, const at::Tensor* variance, bool live, double momentum, double epsilon, bool relu,
+                           bool overwrite) {
   return guarded([&] {
-    return NormAct::apply(*input, optional(other), *scale, *bias, *mean, *variance, live, momentum, epsilon, relu);
+    overwrite = overwrite && !at::GradMode::is_enabled();
+    return NormAct::apply(*input, optional(other), *scale, *bias, *mean, *variance, live, momentum, epsilon, relu, overwrite);
   });
 }
 

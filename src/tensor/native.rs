@@ -19,6 +19,7 @@ unsafe extern "C" {
         momentum: f64,
         epsilon: f64,
         relu: bool,
+        overwrite: bool,
     ) -> *mut c_void;
     fn cmira_conv_by_product(input: *const c_void, weight: *const c_void, bias: *const c_void, steps: *const i64) -> *mut c_void;
     fn cmira_sgd(
@@ -56,9 +57,9 @@ fn owned(result: *mut c_void) -> Result<Tensor> {
     Ok(unsafe { Tensor::from_ptr(result.cast()) })
 }
 
-/// Whether these are images `[N, C, H, W]` in bfloat16 on the CPU, which the kernels are for.
-fn is_small_image(tensor: &Tensor) -> bool {
-    tensor.device() == Device::Cpu && tensor.kind() == Kind::BFloat16 && tensor.dim() == 4 && tensor.numel() > 0
+/// Whether these are images `[N, C, H, W]` of a kind on the CPU, which the kernels are for.
+fn is_image_of(tensor: &Tensor, kind: Kind) -> bool {
+    tensor.device() == Device::Cpu && tensor.kind() == kind && tensor.dim() == 4 && tensor.numel() > 0
 }
 
 /// What batch normalisation knows beside its tensors.
@@ -71,11 +72,13 @@ pub struct Normalisation {
 }
 
 /// Batch normalisation, then the sum with `other`, then ReLU, in one pass over the images: `batch_norm`, `add` and `relu` of libtorch,
-/// with one rounding in place of three. With `live`, statistics are the batch's, and the running ones follow. `tensors` are scale, bias,
+/// with one rounding in place of three. Images come out with a pixel's channels side by side. With `live`, statistics are the batch's, and the running ones follow. `tensors` are scale, bias,
 /// running mean and running variance, float32 `[C]`.
 ///
-/// `None` for what this is not made for: anything but images `[N, C, H, W]` in bfloat16 on the CPU, of which there is more than one
-/// number a channel.
+/// With `overwrite`, which is for an input that nobody reads any more, the result may take its place where no gradient is asked for.
+///
+/// `None` for what this is not made for: anything but images `[N, C, H, W]` in float32 or bfloat16 on the CPU, of which there is more than
+/// one number a channel.
 ///
 /// # Errors
 /// Unexpected, with libtorch's message.
@@ -86,13 +89,17 @@ pub fn norm_act(
     live: bool,
     settings: Normalisation,
     relu: bool,
+    overwrite: bool,
 ) -> Result<Option<Tensor>> {
-    let shape = input.size();
+    let (shape, kind) = (input.size(), input.kind());
     let fits = |tensor: &&Tensor| {
         tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.size() == shape[1..2] && tensor.is_contiguous()
     };
-    let other_fits = |tensor: &Tensor| is_small_image(tensor) && tensor.size() == shape;
-    if !is_small_image(input) || !tensors.iter().all(fits) || !other.is_none_or(other_fits) {
+    let other_fits = |tensor: &Tensor| is_image_of(tensor, kind) && tensor.size() == shape;
+    if !(is_image_of(input, Kind::Float) || is_image_of(input, Kind::BFloat16))
+        || !tensors.iter().all(fits)
+        || !other.is_none_or(other_fits)
+    {
         return Ok(None);
     }
     if shape[0] * shape[2] * shape[3] < 2 {
@@ -112,6 +119,7 @@ pub fn norm_act(
             settings.momentum,
             settings.epsilon,
             relu,
+            overwrite,
         )
     })
     .map(Some)
@@ -124,7 +132,7 @@ const FEW_PLACES: i64 = 16;
 /// `conv2d` as one matrix product, for images that have become small and deep; `steps` are strides, paddings and dilations, two of each.
 ///
 /// `None` where libtorch's own way is faster, and for what this is not made for: anything but images `[N, C, H, W]` and filters
-/// `[O, C, h, w]` in bfloat16 on the CPU.
+/// `[O, C, h, w]`, both in float32 or both in bfloat16, on the CPU.
 ///
 /// # Errors
 /// Unexpected, with libtorch's message.
@@ -135,8 +143,9 @@ pub fn conv_by_product(
     steps: [i64; 6],
     places: &[i64],
 ) -> Result<Option<Tensor>> {
-    let both = is_small_image(input) && is_small_image(weight) && bias.is_none_or(|bias| bias.kind() == Kind::BFloat16);
-    if !both || input.size()[1] != weight.size()[1] {
+    let kind = input.kind();
+    let alike = is_image_of(input, kind) && is_image_of(weight, kind) && bias.is_none_or(|bias| bias.kind() == kind);
+    if !alike || !matches!(kind, Kind::Float | Kind::BFloat16) || input.size()[1] != weight.size()[1] {
         return Ok(None);
     }
     let (filters, window) = (weight.size()[..2].iter().product::<i64>(), weight.size()[2..].iter().product::<i64>());
@@ -229,7 +238,11 @@ mod tests {
 
     /// Those numbers in bfloat16, in the graph behind them.
     fn small(tensor: &Tensor) -> Tensor {
-        let tensor = tensor.to_kind(Kind::BFloat16);
+        arranged(tensor, Kind::BFloat16)
+    }
+
+    fn arranged(tensor: &Tensor, kind: Kind) -> Tensor {
+        let tensor = tensor.to_kind(kind);
         if tensor.dim() == 4 { tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { tensor }
     }
 
@@ -250,8 +263,10 @@ mod tests {
 
     const SETTINGS: Normalisation = Normalisation { epsilon: 1e-5, momentum: 0.1 };
 
-    fn compare_norm_act(channels: i64, with_other: bool, live: bool, relu: bool) {
-        let what = format!("{channels} channels, other {with_other}, live {live}, relu {relu}");
+    fn compare_norm_act(kind: Kind, channels: i64, with_other: bool, live: bool, relu: bool) {
+        // What float32 and bfloat16 can miss of values and of gradients.
+        let (off, gradients_off) = if kind == Kind::Float { (2e-6, 2e-5) } else { (4e-3, 2e-2) };
+        let what = format!("{kind:?}, {channels} channels, other {with_other}, live {live}, relu {relu}");
         let shape = [5, channels, 7, 6];
         let (x, other) = (drawn(&shape, 1), drawn(&shape, 2));
         // Far from zero, where a variance out of sums of squares would lose its digits.
@@ -266,9 +281,11 @@ mod tests {
         let sum = if with_other { &normal + &other } else { normal };
         let expected = if relu { sum.relu() } else { sum };
         let tensors = [&scale, &bias, &own_mean, &own_variance];
-        let given = small(&other);
-        let found = norm_act(&small(&rounded), with_other.then_some(&given), tensors, live, SETTINGS, relu).unwrap().unwrap();
-        close(&format!("{what}: values"), &found, &expected, 4e-3);
+        let given = arranged(&other, kind);
+        let found = norm_act(&arranged(&rounded, kind), with_other.then_some(&given), tensors, live, SETTINGS, relu, true)
+            .unwrap()
+            .unwrap();
+        close(&format!("{what}: values"), &found, &expected, off);
         close(&format!("{what}: running mean"), &own_mean, &mean, 1e-5);
         close(&format!("{what}: running variance"), &own_variance, &variance, 1e-5);
         let leaves = &leaves[..if with_other { 4 } else { 3 }];
@@ -279,7 +296,7 @@ mod tests {
         let agreed = open(&found).eq_tensor(&open(&expected)).to_kind(Kind::Float);
         let (found, expected) = (found.to_kind(Kind::Float) * &agreed, expected * &agreed);
         for ((name, found), expected) in names.iter().zip(gradients(&found, leaves)).zip(gradients(&expected, leaves)) {
-            close(&format!("{what}: gradient of {name}"), &found, &expected, 2e-2);
+            close(&format!("{what}: gradient of {name}"), &found, &expected, gradients_off);
         }
     }
 
@@ -289,7 +306,8 @@ mod tests {
             for with_other in [false, true] {
                 for live in [false, true] {
                     for relu in [false, true] {
-                        compare_norm_act(channels, with_other, live, relu);
+                        compare_norm_act(Kind::BFloat16, channels, with_other, live, relu);
+                        compare_norm_act(Kind::Float, channels, with_other, live, relu);
                     }
                 }
             }
@@ -300,7 +318,7 @@ mod tests {
     fn nobody_pays_for_numbers_that_are_not_numbers() {
         let x = Tensor::f_from_slice(&[f32::NAN, 1.0, 2.0, 3.0]).unwrap().reshape([4, 1, 1, 1]);
         let [ones, zeros] = [Tensor::ones([1], FLOAT), Tensor::zeros([1], FLOAT)];
-        let found = norm_act(&small(&x), None, [&ones, &zeros, &zeros, &ones], false, SETTINGS, true).unwrap().unwrap();
+        let found = norm_act(&small(&x), None, [&ones, &zeros, &zeros, &ones], false, SETTINGS, true, false).unwrap().unwrap();
         let found = to_f32s(&found).unwrap();
         assert!(found[0].is_nan() && found[1..].iter().all(|value| *value > 0.0), "{found:?}");
     }
@@ -310,21 +328,43 @@ mod tests {
         let (x, weight, bias) = (drawn(&shape, 1), drawn(&filters, 2), drawn(&filters[..1], 3));
         let [stride, padding, dilation] = [&steps[..2], &steps[2..4], &steps[4..]];
         let expected = x.conv2d(&weight, with_bias.then_some(&bias), stride, padding, dilation, 1);
-        let given = small(&bias);
         let places = &expected.size()[2..];
         let leaves = [&x, &weight, &bias];
         let leaves = &leaves[..if with_bias { 3 } else { 2 }];
         let names = ["input", "weight", "bias"];
         let expected_gradients = gradients(&expected, leaves);
-        // Filters in both orders in memory.
-        for filters in [weight.to_kind(Kind::BFloat16), small(&weight)] {
-            let found = conv_by_product(&small(&x), &filters, with_bias.then_some(&given), steps, places);
-            let found = found.unwrap().expect("it is small enough");
-            close(&format!("{what}: values"), &found, &expected, 5e-3);
-            for ((name, found), expected) in names.iter().zip(gradients(&found, leaves)).zip(&expected_gradients) {
-                close(&format!("{what}: gradient of {name}"), &found, expected, 2e-2);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let (off, gradients_off) = if kind == Kind::Float { (2e-6, 5e-6) } else { (5e-3, 2e-2) };
+            let given = arranged(&bias, kind);
+            // Filters in both orders in memory.
+            for filters in [weight.to_kind(kind), arranged(&weight, kind)] {
+                let found = conv_by_product(&arranged(&x, kind), &filters, with_bias.then_some(&given), steps, places);
+                let found = found.unwrap().expect("it is small enough");
+                close(&format!("{what} {kind:?}: values"), &found, &expected, off);
+                for ((name, found), expected) in names.iter().zip(gradients(&found, leaves)).zip(&expected_gradients) {
+                    close(&format!("{what} {kind:?}: gradient of {name}"), &found, expected, gradients_off);
+                }
             }
         }
+    }
+
+    #[test]
+    fn an_input_is_overwritten_only_where_nobody_needs_it() {
+        let [ones, zeros] = [Tensor::ones([4], FLOAT), Tensor::zeros([4], FLOAT)];
+        let tensors = [&ones, &zeros, &zeros, &ones];
+        let run =
+            |image: &Tensor, overwrite: bool| norm_act(image, None, tensors, false, SETTINGS, true, overwrite).unwrap().unwrap();
+        let image = small(&drawn(&[2, 4, 3, 3], 1)).detach();
+        let before = to_f32s(&image).unwrap();
+        let expected = to_f32s(&run(&image, false)).unwrap();
+        let in_graph = run(&image, true);
+        assert_eq!(to_f32s(&in_graph).unwrap(), expected);
+        assert_eq!(to_f32s(&image).unwrap(), before, "a gradient may still be asked for");
+        let _guard = crate::tensor::no_grad();
+        assert_eq!(to_f32s(&run(&image, false)).unwrap(), expected);
+        assert_eq!(to_f32s(&image).unwrap(), before);
+        assert_eq!(to_f32s(&run(&image, true)).unwrap(), expected);
+        assert_eq!(to_f32s(&image).unwrap(), expected);
     }
 
     #[test]
@@ -340,11 +380,13 @@ mod tests {
     fn what_the_kernels_are_not_for_is_left_to_libtorch() {
         let [ones, zeros] = [Tensor::ones([4], FLOAT), Tensor::zeros([4], FLOAT)];
         let tensors = [&ones, &zeros, &zeros, &ones];
-        let none =
-            |input: &Tensor, other: Option<&Tensor>| norm_act(input, other, tensors, true, SETTINGS, true).unwrap().is_none();
+        let none = |input: &Tensor, other: Option<&Tensor>| {
+            norm_act(input, other, tensors, true, SETTINGS, true, false).unwrap().is_none()
+        };
         let image = small(&drawn(&[2, 4, 3, 3], 1));
         assert!(!none(&image, None));
-        assert!(none(&image.to_kind(Kind::Float), None));
+        assert!(none(&image.to_kind(Kind::Double), None));
+        assert!(none(&image, Some(&image.to_kind(Kind::Float))));
         assert!(none(&small(&drawn(&[2, 5, 3, 3], 1)), None));
         assert!(none(&image, Some(&small(&drawn(&[2, 4, 1, 1], 1)))));
         assert!(none(&image.reshape([2, 4, 9]), None));
