@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 
 use crate::error::{Place, Result};
+use crate::graph::fold::gives_new;
+use crate::graph::ir::{IrNode, ValueId};
 use crate::graph::ops::{Link, Mode};
 use crate::graph::plan::{Plan, Source, Step};
 use crate::tensor::Tensor;
@@ -12,12 +14,14 @@ use crate::tensor::native::{self, Normalisation};
 /// Steps in a row, each of which reads what the one before it gives and nobody else reads.
 #[derive(Debug)]
 pub(crate) struct Chain {
-    norm: Normalisation,
+    pub norm: Normalisation,
     /// The other operand of the sum, if there is one.
-    other: Option<Source>,
-    relu: bool,
+    pub other: Option<Source>,
+    pub relu: bool,
     /// Whether nobody else reads the input, and nothing else lies where it lies.
-    overwrites: bool,
+    pub overwrites: bool,
+    /// Whether nobody reads the other operand behind the sum, and nothing else lies where it lies.
+    pub overwrites_other: bool,
 }
 
 impl Chain {
@@ -44,6 +48,42 @@ impl Chain {
     }
 }
 
+/// Moves nodes that can be computed as one next to each other; everybody stays behind what it reads.
+pub(crate) fn side_by_side(nodes: Vec<IrNode>) -> Vec<IrNode> {
+    let mut makers: HashMap<ValueId, usize> = HashMap::new();
+    let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        node.outputs.iter().flatten().for_each(|&id| drop(makers.insert(id, index)));
+        node.inputs.iter().flatten().for_each(|&id| readers.entry(id).or_default().push(index));
+    }
+    let mut nodes: Vec<Option<IrNode>> = nodes.into_iter().map(Some).collect();
+    let mut ordered = Vec::with_capacity(nodes.len());
+    for start in 0..nodes.len() {
+        let mut next = Some(start);
+        while let Some(node) = next.take().and_then(|index| nodes.get_mut(index)).and_then(Option::take) {
+            let result = node.outputs.first().copied().flatten();
+            ordered.push(node);
+            // What reads this result, goes on with a chain, and waits for nothing else.
+            let waits = |index: usize| nodes.get(index).and_then(Option::as_ref);
+            next = result.and_then(|id| readers.get(&id)).into_iter().flatten().copied().find(|&index| {
+                waits(index).is_some_and(|reader| {
+                    let is_link = matches!(reader.link, Some(Link::Norm(_) | Link::Add | Link::Relu));
+                    let mut read = reader.inputs.iter().flatten().filter_map(|id| makers.get(id));
+                    is_link && read.all(|&maker| waits(maker).is_none())
+                })
+            });
+        }
+    }
+    ordered
+}
+
+/// Whether a value is a tensor of its own that a step is the last to read.
+fn ends_in(plan: &Plan, step: &Step, value: Source) -> bool {
+    let Source::Slot(slot) = value else { return false };
+    let maker = plan.steps.iter().find(|step| step.outputs.first().copied().flatten() == Some(slot));
+    step.last_uses().contains(&slot) && maker.is_some_and(gives_new)
+}
+
 /// The chains of a plan, by the first of their steps.
 pub(crate) fn find(plan: &Plan) -> HashMap<usize, Chain> {
     let mut readers = vec![0_usize; plan.slots];
@@ -59,10 +99,8 @@ pub(crate) fn find(plan: &Plan) -> HashMap<usize, Chain> {
     for (index, step) in plan.steps.iter().enumerate() {
         let Some(Link::Norm(norm)) = step.link else { continue };
         let input = step.inputs.first().copied().flatten();
-        // Convolutions give what is new; other operators may give another tensor under a second name.
-        let overwrites =
-            plan.steps[..index].iter().any(|step| step.operator == "Conv" && given(step).is_some() && given(step) == input);
-        let mut chain = Chain { norm, other: None, relu: false, overwrites };
+        let overwrites = plan.steps[..index].iter().any(|step| gives_new(step) && given(step).is_some() && given(step) == input);
+        let mut chain = Chain { norm, other: None, relu: false, overwrites, overwrites_other: false };
         let mut last = step;
         if let Some(next) = plan.steps.get(index + 1)
             && matches!(next.link, Some(Link::Add))
@@ -72,6 +110,7 @@ pub(crate) fn find(plan: &Plan) -> HashMap<usize, Chain> {
             // The same value twice is read twice, and no chain.
             if let Some(other) = [(a, b), (b, a)].into_iter().find_map(|(one, other)| (one == value).then_some(other)) {
                 chain.other = Some(other);
+                chain.overwrites_other = ends_in(plan, next, other);
                 last = next;
             }
         }

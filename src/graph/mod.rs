@@ -4,8 +4,10 @@ mod body;
 pub mod by_example;
 mod chain;
 mod cost;
+mod evaluator;
 mod export;
 mod findings;
+mod fold;
 mod fresh;
 pub mod import;
 mod input;
@@ -25,6 +27,7 @@ mod program;
 
 pub use by_example::{ExampleGradients, OneByOne};
 pub use cost::Cost;
+pub use evaluator::Evaluator;
 pub use import::{ImportReport, TensorInfo};
 pub use ir::Unsupported;
 pub use layout::Layout;

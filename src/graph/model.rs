@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Place, Result};
 use crate::graph::Mode;
+use crate::graph::evaluator::{Evaluator, Runner, channels_last, prefers_channels_last};
 use crate::graph::export;
 use crate::graph::import::{self, ImportReport, Shared};
 use crate::graph::options::{BatchNormRepair, ImportOptions};
@@ -125,67 +126,27 @@ impl Model {
     }
 
     fn run(&self, images: &Tensor, mode: Mode, result: usize, precision: Precision) -> Result<Tensor> {
-        let effective;
-        let stored = match &self.parametrization {
-            None => &self.stored,
-            Some(parametrization) => {
-                let replaced = parametrization.borrow_mut().apply(&self.params, mode)?;
-                let mut tensors: Vec<Tensor> = self.stored.iter().map(Tensor::shallow_clone).collect();
-                for (&index, tensor) in self.shared.params.iter().zip(replaced) {
-                    tensors[index] = tensor;
-                }
-                effective = tensors;
-                &effective
-            }
-        };
-        let images = self.arranged(&images.f_to_kind(self.shared.input_kind)?, precision)?;
-        let plan = &self.shared.plan;
-        let Some(batch) = self.shared.fixed_batch else { return plan.run_in(precision, stored, &images, mode, result) };
-        let count = images.size().first().copied().unwrap_or(0);
-        if count == batch {
-            return plan.run_in(precision, stored, &images, mode, result);
-        }
-        if mode == Mode::Train {
-            let reason =
-                format!("the file fixes its batch size at {batch}, so batch statistics over {count} images cannot be computed");
-            return Err(Error::unsupported(reason).help("export the model with a dynamic batch dimension"));
-        }
-        self.run_in_chunks(stored, &images, batch, result, precision)
+        Runner::new(self, mode, precision)?.run(images, result)
     }
 
-    /// Images with a pixel's channels side by side, where what computes on them is faster so.
-    fn arranged(&self, images: &Tensor, precision: Precision) -> Result<Tensor> {
-        if !prefers_channels_last(self.device, precision) || images.dim() != 4 {
-            return Ok(images.shallow_clone());
-        }
-        channels_last(images)
+    /// Logits of many batches by the weights as they are now, in [`Mode::Eval`] and without gradients: what depends on the weights alone
+    /// is done once.
+    ///
+    /// # Errors
+    /// Unexpected, when libtorch fails.
+    pub fn evaluator(&self, precision: Precision) -> Result<Evaluator<'_>> {
+        Evaluator::new(self, precision)
     }
 
-    /// Evaluation of a graph that accepts one batch size only; the last chunk is filled up with copies of its last image.
-    fn run_in_chunks(
-        &self,
-        stored: &[Tensor],
-        images: &Tensor,
-        batch: i64,
-        result: usize,
-        precision: Precision,
-    ) -> Result<Tensor> {
-        let count = images.size().first().copied().unwrap_or(0);
-        let mut parts = Vec::new();
-        let mut start = 0;
-        while start < count {
-            let here = batch.min(count - start);
-            let mut chunk = images.f_narrow(0, start, here)?;
-            if here < batch {
-                let last = chunk.f_narrow(0, here - 1, 1)?;
-                let mut pieces = vec![chunk];
-                pieces.extend((here..batch).map(|_| last.shallow_clone()));
-                chunk = Tensor::f_cat(&pieces, 0)?;
-            }
-            parts.push(self.shared.plan.run_in(precision, stored, &chunk, Mode::Eval, result)?.f_narrow(0, 0, here)?);
-            start += here;
+    /// The tensors as a pass reads them.
+    pub(crate) fn effective(&self, mode: Mode) -> Result<Vec<Tensor>> {
+        let mut tensors: Vec<Tensor> = self.stored.iter().map(Tensor::shallow_clone).collect();
+        let Some(parametrization) = &self.parametrization else { return Ok(tensors) };
+        let replaced = parametrization.borrow_mut().apply(&self.params, mode)?;
+        for (&index, tensor) in self.shared.params.iter().zip(replaced) {
+            tensors[index] = tensor;
         }
-        Ok(Tensor::f_cat(&parts, 0)?)
+        Ok(tensors)
     }
 
     /// Runs the graph as far as the logits need it, and shows every value by its name in the file.
@@ -431,16 +392,6 @@ impl Model {
     pub fn sha256(&self) -> &str {
         &self.shared.sha256
     }
-}
-
-/// Whether convolutions are faster where a pixel's channels lie side by side in memory: always on CPUs, on GPUs for what tensor cores do.
-fn prefers_channels_last(device: Device, precision: Precision) -> bool {
-    device == Device::Cpu || precision == Precision::Bf16
-}
-
-/// The same tensor of four axes with the second one innermost in memory.
-fn channels_last(tensor: &Tensor) -> Result<Tensor> {
-    Ok(tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
 }
 
 /// `[N, K, 1, 1]`, which fully convolutional heads give, as `[N, K]`.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Place, Result};
 use crate::graph::chain::{self, Chain};
+use crate::graph::fold::Folds;
 use crate::graph::ir::{Ir, IrNode, ValueId, run_kernel};
 use crate::graph::ops::{ByExample, Call, ExampleRule, InBf16, Kernel, Link, Mode, one};
 use crate::graph::precision::Precision;
@@ -59,7 +60,7 @@ pub(crate) struct Plan {
     /// How many steps the first result needs; they come first.
     first_steps: usize,
     /// Steps that may be computed as one, by the first of them.
-    chains: HashMap<usize, Chain>,
+    pub chains: HashMap<usize, Chain>,
 }
 
 /// The place of a classifier's logits among its plan's results.
@@ -194,14 +195,13 @@ impl Plan {
         self.run_one(stored, input, result, &Pass::plain(mode))
     }
 
-    /// As [`run`](Self::run), computed in this precision and by [chains](Chain). Results are never in bfloat16 unless the file says so.
-    pub fn run_in(&self, precision: Precision, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
-        let found = self.run_one(
-            stored,
-            input,
-            result,
-            &Pass { precision, images: input.size().first().copied(), chained: true, ..Pass::plain(mode) },
-        )?;
+    /// As [`run`](Self::run), computed in this precision, by [chains](Chain), and in evaluation by [`Folds`] of the same tensors. Results
+    /// are never in bfloat16 unless the file says so.
+    pub fn run_in(&self, by: By<'_>, stored: &[Tensor], input: &Tensor, mode: Mode, result: usize) -> Result<Tensor> {
+        let By { precision, folds } = by;
+        let images = input.size().first().copied();
+        let found =
+            self.run_one(stored, input, result, &Pass { precision, images, chained: true, folds, ..Pass::plain(mode) })?;
         let rounded = precision == Precision::Bf16 && input.f_kind()? == Kind::Float && found.f_kind()? == Kind::BFloat16;
         if rounded { Ok(found.f_to_kind(Kind::Float)?) } else { Ok(found) }
     }
@@ -285,15 +285,20 @@ impl Plan {
         slots.resize_with(self.slots, || None);
         let mut next = 0;
         while let Some(step) = self.steps[..count].get(next) {
+            if let Some(folds) = pass.folds
+                && let Some((length, output)) = folds.run(self, next, stored, &slots)?
+                && let Some(steps) = self.steps[..count].get(next..next + length)
+            {
+                self.settle(steps, output, &mut slots);
+                next += length;
+                continue;
+            }
             if pass.chained
                 && let Some(chain) = self.chains.get(&next)
                 && let Some(steps) = self.steps[..count].get(next..next + chain.len())
                 && let Some(output) = chain.run(steps, stored, &slots, pass.mode)?
             {
-                if let Some(last) = steps.last() {
-                    last.store(vec![output], &mut slots);
-                }
-                steps.iter().for_each(|step| step.release(&mut slots));
+                self.settle(steps, output, &mut slots);
                 next += chain.len();
                 continue;
             }
@@ -311,6 +316,14 @@ impl Plan {
         Ok(slots)
     }
 
+    /// Keeps what several steps gave together, and lets go of what they read.
+    fn settle(&self, steps: &[Step], output: Tensor, slots: &mut [Option<Tensor>]) {
+        if let Some(last) = steps.last() {
+            last.store(vec![output], slots);
+        }
+        steps.iter().for_each(|step| step.release(slots));
+    }
+
     fn result(&self, stored: &[Tensor], slots: &[Option<Tensor>], result: usize) -> Result<Tensor> {
         let found = self.results.get(result).and_then(|source| source.find(stored, slots));
         found.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
@@ -324,8 +337,15 @@ fn bytes(tensor: &Tensor) -> usize {
 /// What is shown the outputs of every step.
 type See<'a> = dyn FnMut(&Step, &mut [Tensor]) -> Result<()> + 'a;
 
+/// How a pass is computed.
+#[derive(Clone, Copy)]
+pub(crate) struct By<'a> {
+    pub precision: Precision,
+    pub folds: Option<&'a Folds>,
+}
+
 /// How a plan is run.
-struct Pass {
+struct Pass<'a> {
     mode: Mode,
     sketch: bool,
     budget: usize,
@@ -334,12 +354,14 @@ struct Pass {
     images: Option<i64>,
     /// Whether chains may be computed as one.
     chained: bool,
+    /// What evaluation may do in place of convolutions and chains.
+    folds: Option<&'a Folds>,
 }
 
-impl Pass {
+impl Pass<'_> {
     /// All of it, as the file says.
-    fn plain(mode: Mode) -> Pass {
-        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32, images: None, chained: false }
+    fn plain(mode: Mode) -> Self {
+        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32, images: None, chained: false, folds: None }
     }
 }
 
@@ -431,6 +453,11 @@ impl Step {
         self.inputs.iter().map(|source| source.and_then(|source| source.find(stored, slots))).collect()
     }
 
+    /// Slots that nobody reads after this step.
+    pub fn last_uses(&self) -> &[usize] {
+        &self.last_uses
+    }
+
     /// Lets go of what nobody reads after this step.
     pub fn release(&self, slots: &mut [Option<Tensor>]) {
         self.last_uses.iter().for_each(|&slot| slots[slot] = None);
@@ -461,6 +488,7 @@ fn needed_first(nodes: Vec<IrNode>, result: ValueId) -> (Vec<IrNode>, usize) {
         if flag { first.push(node) } else { rest.push(node) }
     }
     let count = first.len();
-    first.extend(rest);
-    (first, count)
+    let mut ordered = chain::side_by_side(first);
+    ordered.extend(chain::side_by_side(rest));
+    (ordered, count)
 }

@@ -7,6 +7,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdint>
@@ -505,6 +506,26 @@ struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
   }
 };
 
+// A convolution, the sum with another tensor if there is one, and ReLU if wanted, in one of oneDNN's kernels, which libtorch has for its own
+// compiler. The sum takes the other tensor's place where that is allowed.
+at::Tensor conv_act(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const int64_t* steps, int64_t groups,
+                    const at::Tensor* other, bool relu, bool overwrite) {
+  const at::IntArrayRef strides(steps, 2), paddings(steps + 2, 2), dilations(steps + 4, 2);
+  const char* name = other && overwrite ? "mkldnn::_convolution_pointwise_" : "mkldnn::_convolution_pointwise";
+  const auto kernel = c10::Dispatcher::singleton().findSchemaOrThrow(name, other ? "binary" : "");
+  const c10::impl::GenericList none(c10::OptionalType::create(c10::NumberType::get()));
+  const c10::IValue activation = relu ? c10::IValue("relu") : c10::IValue();
+  std::vector<c10::IValue> stack;
+  if (other == nullptr) {
+    stack = {x, weight, bias, paddings, strides, dilations, groups, relu ? "relu" : "none", none, c10::IValue()};
+  } else {
+    stack = {x, *other, weight, bias, paddings, strides, dilations, groups, "add", 1.0, activation, none, c10::IValue()};
+    if (overwrite) std::swap(stack[0], stack[1]);
+  }
+  kernel.callBoxed(&stack);
+  return stack.at(0).toTensor();
+}
+
 thread_local std::string last_error;
 
 template <typename Work>
@@ -542,6 +563,15 @@ at::Tensor* cmira_norm_act(const at::Tensor* input, const at::Tensor* other, con
 // `steps` are strides, paddings and dilations, two of each.
 at::Tensor* cmira_conv_by_product(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, const int64_t* steps) {
   return guarded([&] { return ConvByProduct::apply(*input, *weight, optional(bias), std::vector<int64_t>(steps, steps + 6)); });
+}
+
+// `steps` are strides, paddings and dilations, two of each; for what no gradient is asked for.
+at::Tensor* cmira_conv_act(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, const int64_t* steps,
+                           int64_t groups, const at::Tensor* other, bool relu, bool overwrite) {
+  return guarded([&] {
+    const at::NoGradGuard guard;
+    return conv_act(*input, *weight, *bias, steps, groups, other, relu, overwrite);
+  });
 }
 
 // One step of SGD for `count` parameters at once; `velocities` is null without momentum.

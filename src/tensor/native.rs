@@ -22,6 +22,16 @@ unsafe extern "C" {
         overwrite: bool,
     ) -> *mut c_void;
     fn cmira_conv_by_product(input: *const c_void, weight: *const c_void, bias: *const c_void, steps: *const i64) -> *mut c_void;
+    fn cmira_conv_act(
+        input: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        steps: *const i64,
+        groups: i64,
+        other: *const c_void,
+        relu: bool,
+        overwrite: bool,
+    ) -> *mut c_void;
     fn cmira_sgd(
         params: *const *const c_void,
         gradients: *const *const c_void,
@@ -154,6 +164,42 @@ pub fn conv_by_product(
     }
     // SAFETY: all are live tensors of the kinds and shapes that the kernel reads, as was just checked, and there are six steps.
     owned(unsafe { cmira_conv_by_product(pointer(input), pointer(weight), optional(bias), steps.as_ptr()) }).map(Some)
+}
+
+/// What follows a convolution in the same kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Then<'a> {
+    /// What is added to its result.
+    pub other: Option<&'a Tensor>,
+    /// Whether what is below zero becomes zero then.
+    pub relu: bool,
+    /// Whether the result may take the other tensor's place, which nobody reads any more.
+    pub overwrite: bool,
+}
+
+/// `conv2d`, the sum with another tensor and ReLU as one, without gradients: for evaluation, where normalisation is folded into filters and
+/// bias. `steps` are strides, paddings and dilations, two of each. Images come out with a pixel's channels side by side.
+///
+/// `None` for what this is not made for: anything but images and filters of four axes in float32 on the CPU.
+///
+/// # Errors
+/// Unexpected, with libtorch's message.
+pub fn conv_act(
+    input: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    steps: [i64; 6],
+    groups: i64,
+    then: Then<'_>,
+) -> Result<Option<Tensor>> {
+    let fits = is_image_of(input, Kind::Float) && is_image_of(weight, Kind::Float) && bias.kind() == Kind::Float;
+    if !fits || !then.other.is_none_or(|other| is_image_of(other, Kind::Float)) {
+        return Ok(None);
+    }
+    let Then { other, relu, overwrite } = then;
+    let (x, w, b) = (pointer(input), pointer(weight), pointer(bias));
+    // SAFETY: all are live tensors of the kinds that the kernel takes, and there are six steps; it checks shapes itself.
+    owned(unsafe { cmira_conv_act(x, w, b, steps.as_ptr(), groups, optional(other), relu, overwrite) }).map(Some)
 }
 
 /// How stochastic gradient descent steps.

@@ -3,7 +3,7 @@
 use super::network::Network;
 use super::samples::{Images, Samples};
 use crate::error::{Error, Result};
-use crate::graph::{Mode, Model, Precision};
+use crate::graph::{Model, Precision};
 use crate::tensor::{Kind, Tensor, no_grad};
 
 /// Logits `[N, K]` of all images in order, in [`Mode::Eval`] and without gradients, computed `batch_size` at a time (0 counts
@@ -12,7 +12,7 @@ use crate::tensor::{Kind, Tensor, no_grad};
 /// # Errors
 /// Data, when there is no image.
 pub fn logits(network: &dyn Network, images: &dyn Images, batch_size: usize) -> Result<Tensor> {
-    in_batches(images, batch_size, &|batch| network.forward(batch, Mode::Eval))
+    in_batches(images, batch_size, &network.evaluator()?)
 }
 
 /// As [`logits`], in float32 whatever the model is trained in: for what is said of a model as its file, and not of a step of the attack.
@@ -20,7 +20,8 @@ pub fn logits(network: &dyn Network, images: &dyn Images, batch_size: usize) -> 
 /// # Errors
 /// Data, when there is no image.
 pub fn exact_logits(model: &Model, images: &dyn Images, batch_size: usize) -> Result<Tensor> {
-    in_batches(images, batch_size, &|batch| model.forward_in(Precision::Fp32, batch, Mode::Eval))
+    let evaluator = model.evaluator(Precision::Fp32)?;
+    in_batches(images, batch_size, &|batch| evaluator.logits(batch))
 }
 
 fn in_batches(images: &dyn Images, batch_size: usize, forward: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {

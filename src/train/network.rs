@@ -12,6 +12,14 @@ pub trait Network {
     /// As [`Model::forward`].
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor>;
 
+    /// Logits of many batches by the weights as they are now, in evaluation and without gradients.
+    ///
+    /// # Errors
+    /// As [`Model::evaluator`].
+    fn evaluator(&self) -> Result<Box<dyn Fn(&Tensor) -> Result<Tensor> + '_>> {
+        Ok(Box::new(|images| self.forward(images, Mode::Eval)))
+    }
+
     /// The trainable leaves, as handles: an in-place update changes the network.
     fn params(&self) -> &[Param];
 
@@ -42,6 +50,11 @@ pub trait Network {
 impl Network for Model {
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         Model::forward(self, images, mode)
+    }
+
+    fn evaluator(&self) -> Result<Box<dyn Fn(&Tensor) -> Result<Tensor> + '_>> {
+        let evaluator = Model::evaluator(self, self.computing().precision)?;
+        Ok(Box::new(move |images| evaluator.logits(images)))
     }
 
     fn params(&self) -> &[Param] {

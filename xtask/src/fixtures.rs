@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::failure::{At, Failure, Result};
 use crate::python::Python;
@@ -53,7 +52,7 @@ pub fn run(workspace: &Workspace, only: Option<&str>) -> Result<()> {
 
 fn make(workspace: &Workspace, python: &Python, scratch: &Path, data: &Path, framework: &str, name: &str) -> Result<()> {
     let adapter = workspace.root().join("adapters").join(framework);
-    let python = install(workspace, python, &adapter, framework)?;
+    let python = python.with_packages(workspace, &adapter.join("requirements.txt"), framework)?;
     let fixtures = workspace.root().join("fixtures");
     let out = scratch.join(framework);
     let mut export = Command::new(python);
@@ -73,23 +72,6 @@ fn make(workspace: &Workspace, python: &Python, scratch: &Path, data: &Path, fra
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).at(from).map(drop)
-}
-
-/// A virtual environment with the adapter's requirements; made anew when these change.
-fn install(workspace: &Workspace, python: &Python, adapter: &Path, framework: &str) -> Result<PathBuf> {
-    let requirements = adapter.join("requirements.txt");
-    let wanted = fs::read(&requirements).at(&requirements)?;
-    let key: String = Sha256::digest(&wanted).iter().map(|byte| format!("{byte:02x}")).collect();
-    let home = workspace.native().join("adapters").join(framework);
-    let (program, stamp) = (home.join("bin/python"), home.join("requirements.sha256"));
-    if fs::read_to_string(&stamp).is_ok_and(|found| found == key) {
-        return Ok(program);
-    }
-    workspace::run(Command::new(python.program()).args(["-m", "venv", "--clear"]).arg(&home))?;
-    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-    workspace::run(Command::new(&program).args(install).arg(&requirements))?;
-    fs::write(&stamp, key).at(&stamp)?;
-    Ok(program)
 }
 
 /// Puts what a script said about its models under its framework's name.

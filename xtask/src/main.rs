@@ -124,6 +124,26 @@ const TASKS: &[Task] = &[
         run: |workspace, _| measure::kills(workspace),
     },
     Task {
+        name: "bench-peer",
+        flags: &[
+            Flag { name: "--peer", value: Some("FILE"), about: "the peer's script (../shared/bench/peer_pytorch.py)" },
+            Flag { name: "--rounds", value: Some("N"), about: "how often each is run (3)" },
+        ],
+        about: "Races PyTorch with onnx2torch, and ONNX Runtime, and writes docs/results/speed.md (an hour)",
+        details: measure::PEERS_DETAILS,
+        run: |workspace, flags| measure::peers(workspace, flags.value("--peer"), flags.value("--rounds")),
+    },
+    Task {
+        name: "bench",
+        flags: &[
+            Flag { name: "--check", value: None, about: "compare with the ratios that are stored" },
+            Flag { name: "--bless", value: None, about: "store the ratios" },
+        ],
+        about: "Measures speeds as ratios of each other, which slower processors share (five minutes)",
+        details: measure::RATIOS_DETAILS,
+        run: |workspace, flags| measure::ratios(workspace, flags.has("--check"), flags.has("--bless")),
+    },
+    Task {
         name: "tidy",
         flags: &[],
         about: "Checks the order of modules, file lengths, machine paths, generated files",

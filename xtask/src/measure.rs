@@ -4,6 +4,8 @@ mod cifar10;
 mod conformance;
 mod findings;
 mod kills;
+mod peers;
+mod ratios;
 mod stage_one;
 
 use std::fmt::Write as _;
@@ -17,6 +19,8 @@ use serde_json::Value;
 pub use cifar10::run as cifar10;
 pub use conformance::{DETAILS as CONFORMANCE_DETAILS, run as conformance};
 pub use kills::{DETAILS as KILLS_DETAILS, run as kills};
+pub use peers::{DETAILS as PEERS_DETAILS, run as peers};
+pub use ratios::{DETAILS as RATIOS_DETAILS, run as ratios};
 pub use stage_one::run as stage_one;
 
 use crate::failure::{At, Failure, Result};

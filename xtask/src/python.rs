@@ -1,12 +1,16 @@
 //! The user's Python: its pip knows their mirrors, proxies and certificates, so nothing here names a host.
 
-use std::env;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{env, fs};
 
-use crate::failure::{Failure, Result};
+use sha2::{Digest, Sha256};
+
+use crate::failure::{At, Failure, Result};
 use crate::lock::PythonVersion;
+use crate::workspace::{self, Workspace};
 
 /// Finds, fetches and unpacks wheels.
 pub const WHEELS: &str = include_str!("wheels.py");
@@ -75,6 +79,23 @@ impl Python {
 
     pub fn program(&self) -> &str {
         &self.program
+    }
+
+    /// The Python of a virtual environment of that name in .native/adapters/, with what a requirements file lists; made anew when the
+    /// file changes.
+    pub fn with_packages(&self, workspace: &Workspace, requirements: &Path, name: &str) -> Result<PathBuf> {
+        let wanted = fs::read(requirements).at(requirements)?;
+        let key: String = Sha256::digest(&wanted).iter().map(|byte| format!("{byte:02x}")).collect();
+        let home = workspace.native().join("adapters").join(name);
+        let (program, stamp) = (home.join("bin/python"), home.join("requirements.sha256"));
+        if fs::read_to_string(&stamp).is_ok_and(|found| found == key) {
+            return Ok(program);
+        }
+        workspace::run(Command::new(&self.program).args(["-m", "venv", "--clear"]).arg(&home))?;
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+        workspace::run(Command::new(&program).args(install).arg(requirements))?;
+        fs::write(&stamp, key).at(&stamp)?;
+        Ok(program)
     }
 
     /// Runs a script given as text, hands each line of its output to `line`, and collects its error output.

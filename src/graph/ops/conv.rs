@@ -2,7 +2,7 @@
 
 use super::operands::{elements, is_whole};
 use super::window::{Geometry, Padding, Window, bounded, pad, spatial};
-use super::{ByExample, Call, ExampleRule, InBf16, Kernel, Node, Op, one};
+use super::{ByExample, Call, ExampleRule, InBf16, Kernel, Link, Node, Op, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, native};
 
@@ -13,6 +13,7 @@ pub const OPS: &[Op] = &[
         .weights(&[1, 2])
         .gradients(&[0, 1, 2])
         .by_example(ByExample::Rule(conv_by_example))
+        .link(|node| Ok(Some(Link::Conv(Convolution { window: Window::of(node)?, groups: groups(node)? }))))
         .in_bf16(InBf16::Narrows),
     Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).in_bf16(InBf16::Narrows),
     Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
@@ -30,6 +31,35 @@ fn conv(node: &Node<'_>) -> Result<Kernel> {
         let (x, weight) = (call.input(0)?, call.input(1)?);
         convolve(x, weight, call.optional(2), &window, groups)
     })
+}
+
+/// The attributes of a convolution.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    window: Window,
+    groups: i64,
+}
+
+/// Where the window of a convolution over two axes lies.
+pub(crate) struct Steps {
+    /// Strides, paddings and dilations, two of each.
+    pub steps: [i64; 6],
+    /// Height and width of the result.
+    pub places: Vec<i64>,
+    pub groups: i64,
+}
+
+impl Convolution {
+    /// Over these images by these filters; `None` where there are more or fewer axes than two, or the sides are padded unlike.
+    pub(crate) fn over(&self, x: &Tensor, weight: &Tensor) -> Result<Option<Steps>> {
+        let geometry = self.window.over(&spatial(x)?, &spatial(weight)?)?;
+        let Geometry { strides, dilations, begin, .. } = &geometry;
+        let ([s0, s1], [d0, d1], [p0, p1]) = (&strides[..], &dilations[..], &begin[..]) else { return Ok(None) };
+        let places = geometry.outputs(&spatial(x)?, false)?;
+        bound_result(x, weight.size().first().copied(), &places)?;
+        let steps = [*s0, *s1, *p0, *p1, *d0, *d1];
+        Ok(geometry.is_symmetric().then_some(Steps { steps, places, groups: self.groups }))
+    }
 }
 
 /// Also for QLinearConv.

@@ -10,6 +10,9 @@ pub(crate) use self::operands::with_at_most;
 pub use crate::graph::precision::InBf16;
 
 use crate::error::{Error, Result};
+pub use conv::Convolution;
+pub(crate) use conv::Steps as ConvolutionSteps;
+
 use crate::tensor::native::Normalisation;
 use crate::tensor::{Tensor, to_f64s, to_i64s};
 
@@ -164,8 +167,10 @@ pub struct Op {
 }
 
 /// A node's part in a chain of nodes that is computed as one, in this order: normalisation, a sum, an activation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Link {
+    /// A convolution, into which normalisation can be folded.
+    Conv(Convolution),
     /// Normalisation by running statistics, or the batch's in training, for every channel.
     Norm(Normalisation),
     /// The sum of two tensors.
