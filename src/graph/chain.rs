@@ -53,7 +53,7 @@ pub(crate) fn side_by_side(nodes: Vec<IrNode>) -> Vec<IrNode> {
     let mut makers: HashMap<ValueId, usize> = HashMap::new();
     let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
-        node.outputs.iter().flatten().for_each(|&id| drop(makers.insert(id, index)));
+        makers.extend(node.outputs.iter().flatten().map(|&id| (id, index)));
         node.inputs.iter().flatten().for_each(|&id| readers.entry(id).or_default().push(index));
     }
     let mut nodes: Vec<Option<IrNode>> = nodes.into_iter().map(Some).collect();
