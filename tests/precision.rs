@@ -73,12 +73,16 @@ fn gradients_point_where_they_point_in_float32() {
             let params: Vec<&Tensor> = model.params().iter().map(|param| &param.tensor).collect();
             Tensor::f_run_backward(&[loss], &params, false, false).unwrap()
         };
+        let mut alike = Vec::new();
         for ((param, expected), found) in exact.params().iter().zip(gradients(&exact)).zip(gradients(&small)) {
             assert_eq!(found.kind(), Kind::Float, "{backbone} {}", param.name);
-            let alike = cosine(&expected, &found);
-            // In the first layers of ResNet18 PyTorch's autocast gives 0.92 to 0.96.
-            assert!(alike > 0.9, "{backbone} {}: {alike}", param.name);
+            alike.push(cosine(&expected, &found));
         }
+        let mean = alike.iter().sum::<f64>() / alike.len() as f64;
+        let least = alike.iter().copied().fold(f64::INFINITY, f64::min);
+        // PyTorch 2.11's autocast gives this ResNet18 means of 0.954 to 0.956, and parameters down to 0.885, on three such batches.
+        let (mean_wanted, least_wanted) = if backbone == Backbone::Resnet18 { (0.94, 0.87) } else { (0.98, 0.95) };
+        assert!(mean > mean_wanted && least > least_wanted, "{backbone}: {mean} {least}");
     }
 }
 

@@ -5,19 +5,17 @@ normalisation kept as it is, any batch size.
 
 OUTDIR/resnet18.onnx   ResNet18 for 32x32 images
 OUTDIR/small.onnx      the ResNet8 of the demonstration
-OUTDIR/vgg16.onnx      VGG16 with batch normalisation, for 32x32 images
 """
 
 import sys
 from pathlib import Path
 
 import torch
-import torchvision.models as tv
 
 from export import ResNet8
-from zoo import resnet18_cifar, vgg16_cifar
+from zoo import resnet18_cifar
 
-MODELS = {"resnet18": resnet18_cifar, "small": lambda: ResNet8(10), "vgg16": lambda: vgg16_cifar(tv.vgg16_bn)}
+MODELS = {"resnet18": resnet18_cifar, "small": lambda: ResNet8(10)}
 
 
 def main():

@@ -4,6 +4,9 @@ use crate::error::Result;
 use crate::graph::{ExampleGradients, Mode, Model, Param, State};
 use crate::tensor::Tensor;
 
+/// Gives logits `[N, K]` of images `[N, C, H, W]`.
+pub type Logits<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
+
 /// Something that gives logits and has parameters: a [`Model`], or a model with a constraint around it.
 pub trait Network {
     /// Logits `[N, K]` of normalised images `[N, C, H, W]`.
@@ -16,7 +19,7 @@ pub trait Network {
     ///
     /// # Errors
     /// As [`Model::evaluator`].
-    fn evaluator(&self) -> Result<Box<dyn Fn(&Tensor) -> Result<Tensor> + '_>> {
+    fn evaluator(&self) -> Result<Logits<'_>> {
         Ok(Box::new(|images| self.forward(images, Mode::Eval)))
     }
 
@@ -52,7 +55,7 @@ impl Network for Model {
         Model::forward(self, images, mode)
     }
 
-    fn evaluator(&self) -> Result<Box<dyn Fn(&Tensor) -> Result<Tensor> + '_>> {
+    fn evaluator(&self) -> Result<Logits<'_>> {
         let evaluator = Model::evaluator(self, self.computing().precision)?;
         Ok(Box::new(move |images| evaluator.logits(images)))
     }

@@ -1,7 +1,7 @@
 //! `cargo xtask fixtures`: the small models of all frameworks in fixtures/, made anew by the scripts in adapters/.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;

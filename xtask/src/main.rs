@@ -129,7 +129,7 @@ const TASKS: &[Task] = &[
             Flag { name: "--peer", value: Some("FILE"), about: "the peer's script (../shared/bench/peer_pytorch.py)" },
             Flag { name: "--rounds", value: Some("N"), about: "how often each is run (3)" },
         ],
-        about: "Races PyTorch with onnx2torch, and ONNX Runtime, and writes docs/results/speed.md (an hour)",
+        about: "Races PyTorch with onnx2torch, and ONNX Runtime, and writes docs/results/speed.md (half an hour)",
         details: measure::PEERS_DETAILS,
         run: |workspace, flags| measure::peers(workspace, flags.value("--peer"), flags.value("--rounds")),
     },

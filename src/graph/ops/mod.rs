@@ -163,8 +163,11 @@ pub struct Op {
     /// How it behaves where a pass is computed in bfloat16.
     pub in_bf16: InBf16,
     /// The part that a node can have in a chain of nodes that is computed as one.
-    pub link: Option<fn(&Node<'_>) -> Result<Option<Link>>>,
+    pub link: Option<LinkOf>,
 }
+
+/// Reads a node's part in a chain; `None` where its attributes make it something else.
+pub type LinkOf = fn(&Node<'_>) -> Result<Option<Link>>;
 
 /// A node's part in a chain of nodes that is computed as one, in this order: normalisation, a sum, an activation.
 #[derive(Debug, Clone)]
@@ -277,7 +280,7 @@ impl Op {
     }
 
     /// Says which part a node can have in a chain of nodes that is computed as one.
-    pub const fn link(mut self, link: fn(&Node<'_>) -> Result<Option<Link>>) -> Self {
+    pub const fn link(mut self, link: LinkOf) -> Self {
         self.link = Some(link);
         self
     }

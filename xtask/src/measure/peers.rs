@@ -27,11 +27,10 @@ struct Race {
     images: &'static str,
 }
 
-const RACES: [Race; 4] = [
+const RACES: [Race; 3] = [
     Race { model: "resnet18", title: "ResNet18, 32 x 32", batch: "64", images: "512" },
     Race { model: "resnet18", title: "ResNet18, 32 x 32", batch: "128", images: "512" },
     Race { model: "small", title: "the demonstration's ResNet8, 32 x 32", batch: "64", images: "2048" },
-    Race { model: "vgg16", title: "VGG16 with batch normalisation, 32 x 32", batch: "128", images: "512" },
 ];
 
 /// Who runs.
@@ -53,12 +52,11 @@ const fn runner(name: &'static str, program: Program, arguments: &'static [&'sta
 }
 
 /// The first is the default of ours, and the first of the peer's is the peer's default.
-const RUNNERS: [Runner; 8] = [
+const RUNNERS: [Runner; 7] = [
     runner("cmira", Program::Ours, &["--precision", "auto"]),
     runner("cmira, fp32", Program::Ours, &["--precision", "fp32"]),
     runner("PyTorch", Program::Peer, &[]),
     runner("PyTorch, channels last", Program::Peer, &["--channels-last"]),
-    runner("PyTorch, compiled", Program::Peer, &["--compile"]),
     runner("PyTorch, bf16, channels last", Program::Peer, &["--dtype", "bf16", "--channels-last"]),
     runner("PyTorch, bf16, channels last, compiled", Program::Peer, &["--dtype", "bf16", "--channels-last", "--compile"]),
     runner("ONNX Runtime", Program::Runtime, &[]),
