@@ -236,13 +236,14 @@ pub fn distil(
             course.stop = Some(StopReason::Patience);
         }
     }
+    let mut known = None;
     while course.stop.is_none() {
         let iteration = course.iterations.len();
         if iteration > settings.iterations {
             course.stop = Some(StopReason::Iterations);
             break;
         }
-        let line = iterate(attack, unlearned, evidence, settings, score, course, iteration, hooks)?;
+        let line = iterate(attack, unlearned, evidence, settings, score, course, &mut known, iteration, hooks)?;
         let figure = watched(&line)?;
         if figure > best {
             best = figure;
@@ -276,13 +277,18 @@ fn iterate(
     settings: &AttackSettings,
     score: Option<&Score>,
     course: &mut Course,
+    known: &mut Option<[Snapshot; 2]>,
     iteration: usize,
     hooks: &mut Hooks,
 ) -> Result<Iteration> {
     // An attack that is resumed here goes on as one that was not interrupted.
     attack.reset_parametrization();
-    let a = snapshot(attack, evidence)?;
-    let u = if settings.variant == Variant::PA { a.copy() } else { snapshot(unlearned, evidence)? };
+    // What the last iteration ended with is what this one begins with.
+    let [a, u] = match known.take() {
+        Some(snapshots) => snapshots,
+        None => [snapshot(attack, evidence)?, snapshot(unlearned, evidence)?],
+    };
+    let u = if settings.variant == Variant::PA { a.copy() } else { u };
     let sets = Sets::of(&u.predictions, &a.predictions, settings.selection())?;
     let taught = Lesson { evidence, settings, sets: &sets, agreed: &u.predictions.classes, iteration };
     let loss_a = taught.teach(attack, &sets.from_unlearned, &u.probabilities, "attack", hooks)?;
@@ -290,10 +296,14 @@ fn iterate(
         Variant::PUA => Some(taught.teach(unlearned, &sets.from_attack, &a.probabilities, "unlearned", hooks)?),
         _ => None,
     };
-    course.attack = predict_forget(attack, evidence)?;
+    let after = snapshot(attack, evidence)?;
+    course.attack = after.predictions.clone();
+    // A frozen teacher says what it said.
+    let teacher = if loss_u.is_some() { snapshot(unlearned, evidence)? } else { u.copy() };
     if loss_u.is_some() {
-        course.unlearned = predict_forget(unlearned, evidence)?;
+        course.unlearned = teacher.predictions.clone();
     }
+    *known = Some([after, teacher]);
     let other = if settings.variant == Variant::PA { &u.predictions } else { &course.unlearned };
     Ok(Iteration {
         iteration,

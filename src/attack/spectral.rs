@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::graph::{Mode, Param, Parametrization};
-use crate::tensor::{Device, Kind, Tensor, no_grad};
+use crate::tensor::{Device, Kind, Tensor, native, no_grad};
 
 /// Divides every weight matrix by its largest singular value: in training estimated by one round of power iteration a step, in
 /// evaluation exact, because the iteration is slow where the two largest singular values are close.
@@ -10,9 +10,19 @@ use crate::tensor::{Device, Kind, Tensor, no_grad};
 /// Convolutions `[O, I, h, w]` are taken as matrices `[O, I*h*w]`. Biases and normalisation scales pass unchanged. Gradients
 /// flow through the division as in the paper: the singular vectors are constants, the norm `u' W v` is not.
 pub struct SpectralNorm {
-    /// By parameter, the left singular vector as far as it is known; `None` before the first use and for what is no matrix.
-    left: Vec<Option<Tensor>>,
+    /// By parameter, what is known of it; `None` before the first use and for what is no matrix.
+    known: Vec<Option<Singular>>,
     state: Settled,
+}
+
+/// The largest singular value of a matrix as far as it is known.
+struct Singular {
+    /// Left singular vector, `[O]`.
+    u: Tensor,
+    /// Right singular vector, in the order of [`as_matrix`].
+    v: Tensor,
+    /// `u' W v`, a scalar.
+    norm: Tensor,
 }
 
 /// How good the singular vectors are.
@@ -29,31 +39,52 @@ enum Settled {
 impl SpectralNorm {
     /// Knows nothing of the weights yet; the first use looks at them.
     pub fn new(params: &[Param]) -> SpectralNorm {
-        SpectralNorm { left: params.iter().map(|_| None).collect(), state: Settled::Never }
+        SpectralNorm { known: params.iter().map(|_| None).collect(), state: Settled::Never }
     }
 
     /// One round of power iteration for every matrix.
     fn follow(&mut self, params: &[Param]) -> Result<()> {
         let _guard = no_grad();
-        for (left, param) in self.left.iter_mut().zip(params) {
-            let Some(u) = left else { continue };
+        for (known, param) in self.known.iter_mut().zip(params) {
+            let Some(Singular { u, .. }) = known else { continue };
             let matrix = as_matrix(&param.tensor)?;
-            *u = unit(&matrix.f_mv(&unit(&matrix.f_transpose(0, 1)?.f_mv(u)?)?)?)?;
+            let v = unit(&matrix.f_transpose(0, 1)?.f_mv(u)?)?;
+            let product = matrix.f_mv(&v)?;
+            // u is the product's direction, so that u' W v is its length.
+            *known = Some(Singular { u: unit(&product)?, norm: product.f_norm()?, v });
         }
         Ok(())
     }
 
-    /// The left singular vectors of the present weights: eigenvectors of `W W'`, in double precision.
+    /// The singular vectors of the present weights: eigenvectors of `W W'`, in double precision.
     fn settle(&mut self, params: &[Param]) -> Result<()> {
         let _guard = no_grad();
-        for (left, param) in self.left.iter_mut().zip(params).filter(|(_, param)| param.is_weight_matrix) {
-            let matrix = as_matrix(&param.tensor)?.f_to_kind(Kind::Double)?;
-            let gram = matrix.f_mm(&matrix.f_transpose(0, 1)?)?;
+        for (known, param) in self.known.iter_mut().zip(params).filter(|(_, param)| param.is_weight_matrix) {
+            let matrix = as_matrix(&param.tensor)?;
+            let wide = matrix.f_to_kind(Kind::Double)?;
+            let gram = wide.f_mm(&wide.f_transpose(0, 1)?)?;
             // Eigenvalues come in ascending order.
             let vectors = gram.f_linalg_eigh("L")?.1;
-            *left = Some(vectors.f_select(1, -1)?.f_to_kind(param.tensor.kind())?);
+            let u = vectors.f_select(1, -1)?.f_contiguous()?.f_to_kind(param.tensor.kind())?;
+            let v = unit(&matrix.f_transpose(0, 1)?.f_mv(&u)?)?;
+            let norm = u.f_dot(&matrix.f_mv(&v)?)?;
+            *known = Some(Singular { u, v, norm });
         }
         Ok(())
+    }
+}
+
+impl Singular {
+    /// The matrix divided by its largest singular value.
+    fn divide(&self, weight: &Tensor) -> Result<Tensor> {
+        // To read the norm makes a GPU wait; there, the division is libtorch's.
+        if weight.device() == Device::Cpu
+            && let Some(normal) = native::by_spectral_norm(weight, &self.u, &self.v, self.norm.f_double_value(&[])?)?
+        {
+            return Ok(normal);
+        }
+        let norm = self.u.f_dot(&as_matrix(weight)?.f_mv(&self.v)?)?;
+        Ok(weight.f_div(&norm)?)
     }
 }
 
@@ -65,23 +96,15 @@ impl Parametrization for SpectralNorm {
             (_, Settled::Never) | (Mode::Eval, Settled::Following) => self.settle(params)?,
         }
         self.state = if mode == Mode::Train { Settled::Following } else { Settled::Exactly };
-        let mut effective = Vec::with_capacity(params.len());
-        for (left, param) in self.left.iter().zip(params) {
-            effective.push(match left {
-                None => param.tensor.shallow_clone(),
-                Some(u) => {
-                    let matrix = as_matrix(&param.tensor)?;
-                    let v = unit(&matrix.f_detach()?.f_transpose(0, 1)?.f_mv(u)?)?;
-                    let norm = u.f_dot(&matrix.f_mv(&v)?)?;
-                    param.tensor.f_div(&norm)?
-                }
-            });
-        }
-        Ok(effective)
+        let effective = self.known.iter().zip(params).map(|(known, param)| match known {
+            None => Ok(param.tensor.shallow_clone()),
+            Some(singular) => singular.divide(&param.tensor),
+        });
+        effective.collect()
     }
 
     fn reset(&mut self) {
-        self.left.fill_with(|| None);
+        self.known.fill_with(|| None);
         self.state = Settled::Never;
     }
 }
@@ -109,6 +132,32 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::tensor::to_f32s;
+
+    /// In double precision the division is libtorch's, in single precision our own.
+    #[test]
+    fn both_ways_to_divide_agree() {
+        let values: Vec<f64> = (0..4 * 3 * 3 * 2).map(|i| f64::from(i * 7 % 23) / 11.0 - 1.0).collect();
+        let weights = |kind: Kind, turned: bool| {
+            let weight = matrix(&values, &[4, 3, 3, 2]).to_kind(kind);
+            let weight = if turned { weight.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { weight };
+            Param { name: "w".into(), tensor: weight.set_requires_grad(true), is_weight_matrix: true }
+        };
+        let run = |param: Param| {
+            let params = [param];
+            let direction = matrix(&values, &[4, 3, 3, 2]).flip([0, 3]).to_kind(params[0].tensor.kind());
+            let mut norm = SpectralNorm::new(&params);
+            norm.apply(&params, Mode::Train).unwrap();
+            let effective = norm.apply(&params, Mode::Train).unwrap().remove(0);
+            let gradient = Tensor::f_run_backward(&[(&effective * direction).sum(None)], &[&params[0].tensor], false, false).unwrap();
+            [to_f32s(&effective).unwrap(), to_f32s(&gradient[0]).unwrap()]
+        };
+        let expected = run(weights(Kind::Double, false));
+        for turned in [false, true] {
+            for (found, expected) in run(weights(Kind::Float, turned)).iter().zip(&expected) {
+                assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{turned}: {found:?} {expected:?}");
+            }
+        }
+    }
 
     fn param(values: &Tensor, is_weight_matrix: bool) -> Param {
         let tensor = values.f_to_kind(Kind::Double).unwrap().f_set_requires_grad(true).unwrap();

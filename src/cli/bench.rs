@@ -30,6 +30,9 @@ pub struct Args {
     /// Crop and mirror the training images, as the attack does by default.
     #[arg(long)]
     augment: bool,
+    /// Divide every weight by its spectral norm, as the attack model's are.
+    #[arg(long)]
+    spectral_norm: bool,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -49,7 +52,7 @@ fn time(args: &Args) -> Result<()> {
     common::end_on_interrupt();
     let device = args.compute.start()?;
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let work = Work { batch: args.batch, images: args.images, epochs: args.epochs, augment: args.augment };
+    let work = Work { batch: args.batch, images: args.images, epochs: args.epochs, augment: args.augment, spectral_norm: args.spectral_norm };
     let precision = args.precise.on(device);
     let open = || -> Result<Model> { common::open(&args.model, &adapter, &args.reading, device)?.computing_in(precision) };
     let found = bench::run(&open, &work, device)?;

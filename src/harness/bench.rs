@@ -7,6 +7,7 @@ use rand::RngCore;
 use serde::Serialize;
 
 use crate::attack::mixup::{Mixture, one_hot};
+use crate::attack::spectral::SpectralNorm;
 use crate::data::{Adapter, Augment, Batches, ImageSet};
 use crate::error::{Error, Result};
 use crate::graph::{Cost, Model, Precision};
@@ -24,6 +25,8 @@ pub struct Work {
     pub epochs: usize,
     /// Whether images are cropped at random and mirrored, as the attack does by default.
     pub augment: bool,
+    /// Whether weights are divided by their spectral norms, as the attack model's are.
+    pub spectral_norm: bool,
 }
 
 /// What was found.
@@ -68,9 +71,13 @@ pub fn run(import: &dyn Fn() -> Result<Model>, work: &Work, device: Device) -> R
         return Err(Error::usage(format!("{} images are no batch of {}, or no epoch is timed", work.images, work.batch)));
     }
     let started = Instant::now();
-    let model = import()?;
+    let mut model = import()?;
     synchronise(device);
     let import_s = started.elapsed().as_secs_f64();
+    if work.spectral_norm {
+        let norm = SpectralNorm::new(model.params());
+        model.set_parametrization(Box::new(norm));
+    }
     let (images, labels) = drawn(&model, count, device)?;
     let augment = if work.augment { Augment::default() } else { Augment::NONE };
     let rows: Vec<i64> = (0..).take(count).collect();

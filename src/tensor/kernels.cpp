@@ -230,6 +230,25 @@ INLINED void store_row(const float* __restrict__ sums, int64_t channels, Number*
 FOR_NUMBERS(float)
 FOR_NUMBERS(uint16_t)
 
+VECTORISED double product(const float* __restrict__ a, const float* __restrict__ b, int64_t count) {
+  // Sixteen sums side by side: one alone could not be computed in parallel without changing its order.
+  float sums[16] = {};
+  int64_t index = 0;
+  for (; index + 16 <= count; index += 16) {
+    for (int64_t lane = 0; lane < 16; ++lane) sums[lane] += a[index + lane] * b[index + lane];
+  }
+  double total = 0.0;
+  for (const float sum : sums) total += sum;
+  for (; index < count; ++index) total += a[index] * b[index];
+  return total;
+}
+
+// `to = (g - share v) inverse`.
+VECTORISED void subtract_scaled(const float* __restrict__ g, const float* __restrict__ v, float share, float inverse, int64_t count,
+                                float* __restrict__ to) {
+  for (int64_t index = 0; index < count; ++index) to[index] = (g[index] - share * v[index]) * inverse;
+}
+
 // Two sums for each channel over all rows.
 template <typename Add>
 std::pair<std::vector<double>, std::vector<double>> two_sums(const Rows& rows, const Add& add) {
@@ -506,6 +525,42 @@ struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
   }
 };
 
+// `W / (u' W v)` for a weight of O rows in the order of its memory, with constant u `[O]` and v. Written out, the gradient
+// `(g - <g, W / norm> u v') / norm` is two passes over the weight; left to libtorch it is eight.
+struct BySpectralNorm : public torch::autograd::Function<BySpectralNorm> {
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor weight, at::Tensor u, at::Tensor v, double norm) {
+    at::Tensor y = weight / norm;
+    ctx->save_for_backward({y, u, v});
+    ctx->saved_data["norm"] = norm;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &y = saved[0], &u = saved[1], &v = saved[2];
+    const double norm = ctx->saved_data["norm"].toDouble();
+    const at::Tensor gradient = gradients[0].strides() == y.strides() ? gradients[0] : at::empty_like(y).copy_(gradients[0]);
+    const int64_t rows = u.numel(), columns = v.numel();
+    const float *gs = numbers_of<float>(gradient), *ys = numbers_of<float>(y), *us = numbers_of<float>(u), *vs = numbers_of<float>(v);
+    std::vector<double> parts(rows);
+    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) parts[row] = product(gs + row * columns, ys + row * columns, columns);
+    });
+    double along = 0.0;
+    for (const double part : parts) along += part;
+    at::Tensor result = at::empty_like(y);
+    float* to = new_numbers_of<float>(result);
+    const float inverse = static_cast<float>(1.0 / norm);
+    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        subtract_scaled(gs + row * columns, vs, static_cast<float>(along * us[row]), inverse, columns, to + row * columns);
+      }
+    });
+    const at::Tensor none;
+    return {result, none, none, none};
+  }
+};
+
 // A convolution, the sum with another tensor if there is one, and ReLU if wanted, in one of oneDNN's kernels, which libtorch has for its own
 // compiler. The sum takes the other tensor's place where that is allowed.
 at::Tensor conv_act(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const int64_t* steps, int64_t groups,
@@ -572,6 +627,10 @@ at::Tensor* cmira_conv_act(const at::Tensor* input, const at::Tensor* weight, co
     const at::NoGradGuard guard;
     return conv_act(*input, *weight, *bias, steps, groups, other, relu, overwrite);
   });
+}
+
+at::Tensor* cmira_by_spectral_norm(const at::Tensor* weight, const at::Tensor* u, const at::Tensor* v, double norm) {
+  return guarded([&] { return BySpectralNorm::apply(*weight, *u, *v, norm); });
 }
 
 // One step of SGD for `count` parameters at once; `velocities` is null without momentum.

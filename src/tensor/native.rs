@@ -32,6 +32,7 @@ unsafe extern "C" {
         relu: bool,
         overwrite: bool,
     ) -> *mut c_void;
+    fn cmira_by_spectral_norm(weight: *const c_void, u: *const c_void, v: *const c_void, norm: f64) -> *mut c_void;
     fn cmira_sgd(
         params: *const *const c_void,
         gradients: *const *const c_void,
@@ -164,6 +165,29 @@ pub fn conv_by_product(
     }
     // SAFETY: all are live tensors of the kinds and shapes that the kernel reads, as was just checked, and there are six steps.
     owned(unsafe { cmira_conv_by_product(pointer(input), pointer(weight), optional(bias), steps.as_ptr()) }).map(Some)
+}
+
+/// `weight / norm`, where `norm = u' W v` is the spectral norm of the weight as a matrix of O rows whose columns are in the order of its
+/// memory. Gradients flow through the norm, and not into the singular vectors `u` and `v`.
+///
+/// `None` for what this is not made for: anything but float32 on the CPU with `u` and `v` that fit.
+///
+/// # Errors
+/// Unexpected, with libtorch's message.
+pub fn by_spectral_norm(weight: &Tensor, u: &Tensor, v: &Tensor, norm: f64) -> Result<Option<Tensor>> {
+    let all = [weight, u, v].iter().all(|tensor| tensor.device() == Device::Cpu && tensor.kind() == Kind::Float);
+    let vectors = [u, v].iter().all(|vector| vector.dim() == 1 && vector.is_contiguous());
+    if !all || !vectors || u.numel() * v.numel() != weight.numel() || !is_dense(weight) {
+        return Ok(None);
+    }
+    // SAFETY: all are live tensors of the kind and the numbers that the kernel reads, as was just checked.
+    owned(unsafe { cmira_by_spectral_norm(pointer(weight), pointer(u), pointer(v), norm) }).map(Some)
+}
+
+/// Whether a weight's numbers lie without gaps, row behind row.
+fn is_dense(weight: &Tensor) -> bool {
+    let channels_last = || weight.dim() == 4 && weight.f_permute([0, 2, 3, 1]).is_ok_and(|turned| turned.is_contiguous());
+    weight.is_contiguous() || channels_last()
 }
 
 /// What follows a convolution in the same kernel.

@@ -124,6 +124,13 @@ const TASKS: &[Task] = &[
         run: |workspace, _| measure::kills(workspace),
     },
     Task {
+        name: "measure-precision",
+        flags: &[],
+        about: "Audits by ten seeds in float32 and bfloat16 and writes docs/results/precision.md (ten minutes)",
+        details: measure::PRECISION_DETAILS,
+        run: |workspace, _| measure::precision(workspace),
+    },
+    Task {
         name: "bench-peer",
         flags: &[
             Flag { name: "--peer", value: Some("FILE"), about: "the peer's script (../shared/bench/peer_pytorch.py)" },

@@ -5,6 +5,7 @@ mod conformance;
 mod findings;
 mod kills;
 mod peers;
+mod precision;
 mod ratios;
 mod stage_one;
 
@@ -20,6 +21,7 @@ pub use cifar10::run as cifar10;
 pub use conformance::{DETAILS as CONFORMANCE_DETAILS, run as conformance};
 pub use kills::{DETAILS as KILLS_DETAILS, run as kills};
 pub use peers::{DETAILS as PEERS_DETAILS, run as peers};
+pub use precision::{DETAILS as PRECISION_DETAILS, run as precision};
 pub use ratios::{DETAILS as RATIOS_DETAILS, run as ratios};
 pub use stage_one::run as stage_one;
 

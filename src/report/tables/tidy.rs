@@ -4,7 +4,7 @@ use super::Table;
 use crate::report::Record;
 use crate::report::csv::{number, text};
 
-const COLUMNS: [&str; 41] = [
+const COLUMNS: [&str; 42] = [
     "dataset",
     "backbone",
     "method",
@@ -43,6 +43,7 @@ const COLUMNS: [&str; 41] = [
     "control_sha256",
     "device",
     "threads",
+    "precision",
     "cmira",
     "libtorch",
     "schema",
@@ -93,6 +94,6 @@ fn provenance(record: &Record) -> Vec<String> {
     cells.extend(hashes);
     cells.push(text(record.control.as_deref().unwrap_or_default()));
     cells.push(record.control_sha256.clone().unwrap_or_default());
-    cells.extend([p.device.clone(), p.threads.to_string(), p.cmira.clone(), p.libtorch.clone(), SCHEMA.to_string()]);
+    cells.extend([p.device.clone(), p.threads.to_string(), p.precision.clone(), p.cmira.clone(), p.libtorch.clone(), SCHEMA.to_string()]);
     cells
 }
