@@ -69,7 +69,8 @@ fn steps(c: &mut Criterion) {
                 });
             });
             let evaluator = model.evaluator(precision).unwrap();
-            group.bench_function(format!("{backbone}, {precision}, evaluation"), |b| b.iter(|| evaluator.logits(&batch).unwrap()));
+            group
+                .bench_function(format!("{backbone}, {precision}, evaluation"), |b| b.iter(|| evaluator.logits(&batch).unwrap()));
         }
     }
     group.finish();

@@ -148,7 +148,8 @@ mod tests {
             let mut norm = SpectralNorm::new(&params);
             norm.apply(&params, Mode::Train).unwrap();
             let effective = norm.apply(&params, Mode::Train).unwrap().remove(0);
-            let gradient = Tensor::f_run_backward(&[(&effective * direction).sum(None)], &[&params[0].tensor], false, false).unwrap();
+            let gradient =
+                Tensor::f_run_backward(&[(&effective * direction).sum(None)], &[&params[0].tensor], false, false).unwrap();
             [to_f32s(&effective).unwrap(), to_f32s(&gradient[0]).unwrap()]
         };
         let expected = run(weights(Kind::Double, false));

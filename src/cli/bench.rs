@@ -52,7 +52,13 @@ fn time(args: &Args) -> Result<()> {
     common::end_on_interrupt();
     let device = args.compute.start()?;
     let adapter = common::adapter(args.adapter.as_deref())?;
-    let work = Work { batch: args.batch, images: args.images, epochs: args.epochs, augment: args.augment, spectral_norm: args.spectral_norm };
+    let work = Work {
+        batch: args.batch,
+        images: args.images,
+        epochs: args.epochs,
+        augment: args.augment,
+        spectral_norm: args.spectral_norm,
+    };
     let precision = args.precise.on(device);
     let open = || -> Result<Model> { common::open(&args.model, &adapter, &args.reading, device)?.computing_in(precision) };
     let found = bench::run(&open, &work, device)?;

@@ -94,6 +94,13 @@ fn provenance(record: &Record) -> Vec<String> {
     cells.extend(hashes);
     cells.push(text(record.control.as_deref().unwrap_or_default()));
     cells.push(record.control_sha256.clone().unwrap_or_default());
-    cells.extend([p.device.clone(), p.threads.to_string(), p.precision.clone(), p.cmira.clone(), p.libtorch.clone(), SCHEMA.to_string()]);
+    cells.extend([
+        p.device.clone(),
+        p.threads.to_string(),
+        p.precision.clone(),
+        p.cmira.clone(),
+        p.libtorch.clone(),
+        SCHEMA.to_string(),
+    ]);
     cells
 }

@@ -37,9 +37,11 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let mut found: Vec<[Value; 2]> = Vec::new();
     for seed in SEEDS {
         let file = folder.join(format!("{seed}.yaml"));
-        let lines = settings.lines().map(|line| if line.starts_with("seed:") { format!("seed: {seed}") } else { line.to_string() });
+        let lines =
+            settings.lines().map(|line| if line.starts_with("seed:") { format!("seed: {seed}") } else { line.to_string() });
         fs::write(&file, lines.collect::<Vec<_>>().join("\n")).at(&file)?;
-        let audits = PRECISIONS.map(|precision| audit(workspace, &binary, &file, &folder.join(format!("{precision}-{seed}")), precision));
+        let audits =
+            PRECISIONS.map(|precision| audit(workspace, &binary, &file, &folder.join(format!("{precision}-{seed}")), precision));
         let [exact, small] = audits;
         found.push([exact?, small?]);
     }
@@ -59,13 +61,21 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         vec![title.to_string(), show(exact), show(small), format!("{difference:+.2} ({error:.2})"), within.to_string()]
     });
     page.table(
-        &["", "float32: mean (deviation of a seed)", "bfloat16", "difference of means (its standard error)", "within a seed's deviation"],
+        &[
+            "",
+            "float32: mean (deviation of a seed)",
+            "bfloat16",
+            "difference of means (its standard error)",
+            "within a seed's deviation",
+        ],
         &rows,
     );
     page.line("By seed, Acc_A at the end:\n");
     let rows: Vec<Vec<String>> = SEEDS
         .zip(&found)
-        .map(|(seed, [exact, small])| vec![seed.to_string(), super::number(&exact["acc_a_last"]), super::number(&small["acc_a_last"])])
+        .map(|(seed, [exact, small])| {
+            vec![seed.to_string(), super::number(&exact["acc_a_last"]), super::number(&small["acc_a_last"])]
+        })
         .collect();
     page.table(&["seed", "float32", "bfloat16"], &rows);
     page.write(workspace, "precision.md")
