@@ -126,7 +126,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "measure-precision",
         flags: &[],
-        about: "Audits by ten seeds in float32 and bfloat16 and writes docs/results/precision.md (ten minutes)",
+        about: "Audits by five seeds in float32 and bfloat16 and writes docs/results/precision.md (six minutes)",
         details: measure::PRECISION_DETAILS,
         run: |workspace, _| measure::precision(workspace),
     },
