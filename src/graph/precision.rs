@@ -11,7 +11,7 @@ use crate::tensor::{Device, Kind, Tensor, device_kind, multiplies_bf16, threads}
 /// Parameters, running statistics, gradients as the optimiser sees them, logits and losses are float32 either way. In
 /// [`Bf16`](Precision::Bf16) convolutions and matrix products take operands rounded to bfloat16 (8 bits of exponent, 8 of significand),
 /// accumulate in float32, and round their result; what lies between two of them, such as normalisation and activations, keeps its values
-/// in bfloat16 and computes in float32 inside. Which operators do what is in their rows: [`InBf16`](crate::graph::ops::InBf16).
+/// in bfloat16 and computes in float32 inside. Which operators do what is in their rows: [`InBf16`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// Everything in the kinds that the file states.

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Model, Precision};
 use crate::tensor::{Kind, Tensor, no_grad};
 
-/// Logits `[N, K]` of all images in order, in [`Mode::Eval`] and without gradients, computed `batch_size` at a time (0 counts
+/// Logits `[N, K]` of all images in order, in evaluation mode and without gradients, computed `batch_size` at a time (0 counts
 /// as 1).
 ///
 /// # Errors
