@@ -25,11 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let libraries = libtorch.join("lib");
     println!("cargo::rerun-if-changed={}", libraries.join("libtorch_cpu.so").display());
     match libraries.canonicalize() {
-        Ok(libraries) if libraries.join("libtorch_cpu.so").is_file() => link(&libraries)?,
+        Ok(libraries) if libraries.join("libtorch_cpu.so").is_file() => {
+            link(&libraries)?;
+            compile_kernels(&libtorch);
+            link_openmp(&libraries)?;
+        }
         _ => println!("cargo::error=libtorch: {} is missing ({HELP})", libraries.join("libtorch_cpu.so").display()),
     }
-    compile_kernels(&libtorch);
-    link_openmp(&libraries)
+    Ok(())
 }
 
 /// Compiles what the crate has in C++, as the bindings compile theirs: against libtorch's own headers, for its ABI.
