@@ -51,11 +51,19 @@ fn scores_and_statistics_are_those_of_float32() {
             let off = difference(&found, &exact.forward(&images, mode).unwrap());
             // Rounding shows, and is small.
             assert!((1e-5..0.05).contains(&off), "{backbone} {mode:?}: {off}");
+            // Behind the last map nothing is rounded any more: scores that lie close together would become one.
+            let rounded = found.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+            assert!(difference(&rounded, &found) > 1e-4, "{backbone} {mode:?}: scores are bfloat16's");
         }
         for ((name, found), (_, expected)) in small.buffers().zip(exact.buffers()) {
             let off = difference(found, expected);
             assert!(off < 0.02, "{backbone} {name}: {off}");
         }
+        // What is reported is computed in float32, whatever the model is taught in.
+        let held = Held::new(images.shallow_clone(), Targets::hard(&[0; 12], 10, Device::Cpu).unwrap()).unwrap();
+        let reported = train::evaluate::logits(&small, &held, 5).unwrap();
+        let own = small.forward_in(Precision::Fp32, &images, Mode::Eval).unwrap();
+        assert!(difference(&reported, &own) < 2e-5, "{backbone}");
         let asked = small.forward_in(Precision::Fp32, &images, Mode::Eval).unwrap();
         let shown = small.output(&images).unwrap();
         assert!(difference(&asked, &shown) < 1e-6, "{backbone}: the file's own output is computed as the file says");

@@ -159,11 +159,8 @@ pub fn predict_forget(model: &Model, evidence: &Evidence) -> Result<Predictions>
 }
 
 fn snapshot(model: &Model, evidence: &Evidence) -> Result<Snapshot> {
-    snapshot_of(&train::evaluate::logits(model, evidence.forget, EVALUATION_BATCH)?)
-}
-
-fn snapshot_of(logits: &Tensor) -> Result<Snapshot> {
     let _guard = no_grad();
+    let logits = train::evaluate::logits(model, evidence.forget, EVALUATION_BATCH)?;
     let probabilities = logits.f_softmax(-1, Kind::Float)?;
     let (confidences, classes) = probabilities.f_max_dim(-1, false)?;
     Ok(Snapshot { predictions: Predictions { classes: to_i64s(&classes)?, confidences: to_f32s(&confidences)? }, probabilities })
@@ -177,9 +174,7 @@ pub fn agreement_rate(a: &Predictions, b: &Predictions) -> f64 {
 
 /// The state after stage 1.
 pub fn begin(attack: &Model, unlearned: &Model, evidence: &Evidence, variant: Variant, score: Option<&Score>) -> Result<Course> {
-    // What the audited file says is said as the file would say it.
-    let exact = train::evaluate::exact_logits(unlearned, evidence.forget, EVALUATION_BATCH)?;
-    let (a, u) = (predict_forget(attack, evidence)?, snapshot_of(&exact)?.predictions);
+    let (a, u) = (predict_forget(attack, evidence)?, predict_forget(unlearned, evidence)?);
     let first = Iteration {
         iteration: 0,
         acc_a: score.map(|score| score(&a.classes)),
@@ -286,9 +281,12 @@ fn iterate(
     // What the last iteration ended with is what this one begins with.
     let [a, u] = match known.take() {
         Some(snapshots) => snapshots,
-        None => [snapshot(attack, evidence)?, snapshot(unlearned, evidence)?],
+        None => {
+            let a = snapshot(attack, evidence)?;
+            let u = if settings.variant == Variant::PA { a.copy() } else { snapshot(unlearned, evidence)? };
+            [a, u]
+        }
     };
-    let u = if settings.variant == Variant::PA { a.copy() } else { u };
     let sets = Sets::of(&u.predictions, &a.predictions, settings.selection())?;
     let taught = Lesson { evidence, settings, sets: &sets, agreed: &u.predictions.classes, iteration };
     let loss_a = taught.teach(attack, &sets.from_unlearned, &u.probabilities, "attack", hooks)?;
@@ -298,8 +296,12 @@ fn iterate(
     };
     let after = snapshot(attack, evidence)?;
     course.attack = after.predictions.clone();
-    // A frozen teacher says what it said.
-    let teacher = if loss_u.is_some() { snapshot(unlearned, evidence)? } else { u.copy() };
+    let teacher = match settings.variant {
+        Variant::PA => after.copy(),
+        Variant::PUA => snapshot(unlearned, evidence)?,
+        // A frozen teacher says what it said.
+        _ => u.copy(),
+    };
     if loss_u.is_some() {
         course.unlearned = teacher.predictions.clone();
     }

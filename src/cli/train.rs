@@ -182,11 +182,11 @@ pub fn show_training(bar: &Bar, what: &str, event: &train::Event) {
     }
 }
 
-/// Top-1 accuracy of a model on a labelled set, percent, computed in float32.
+/// Top-1 accuracy of a model on a labelled set, percent.
 pub fn accuracy_percent(model: &Model, set: &ImageSet, adapter: &Adapter, device: Device) -> Result<f64> {
     let _guard = no_grad();
     let batches = Batches::new(set, adapter, device)?;
-    let logits = train::evaluate::exact_logits(model, &batches, 500)?;
+    let logits = train::evaluate::logits(model, &batches, 500)?;
     let classes = to_i64s(&logits.f_argmax(-1, false)?)?;
     Ok(accuracy::top1(&classes, &set.labels).map_or(f64::NAN, |a| a.percent()))
 }

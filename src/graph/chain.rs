@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use crate::error::{Place, Result};
-use crate::graph::fold::gives_new;
 use crate::graph::ir::{IrNode, ValueId};
 use crate::graph::ops::{Link, Mode};
 use crate::graph::plan::{Plan, Source, Step};
@@ -18,9 +17,9 @@ pub(crate) struct Chain {
     /// The other operand of the sum, if there is one.
     pub other: Option<Source>,
     pub relu: bool,
-    /// Whether nobody else reads the input, and nothing else lies where it lies.
+    /// Whether the normalisation's input has memory of its own that nobody reads behind it.
     pub overwrites: bool,
-    /// Whether nobody reads the other operand behind the sum, and nothing else lies where it lies.
+    /// The same of the other operand, behind the sum.
     pub overwrites_other: bool,
 }
 
@@ -30,19 +29,21 @@ impl Chain {
         1 + usize::from(self.other.is_some()) + usize::from(self.relu)
     }
 
+    /// The other operand of the sum, which is none where there is no sum; `None` where it should be there and is not.
+    pub fn operand<'a>(&self, stored: &'a [Tensor], slots: &'a [Option<Tensor>]) -> Option<Option<&'a Tensor>> {
+        match self.other {
+            None => Some(None),
+            Some(source) => source.find(stored, slots).map(Some),
+        }
+    }
+
     /// The output of the last of its steps; `None` where the tensors are none that a chain can be computed on.
     pub fn run(&self, steps: &[Step], stored: &[Tensor], slots: &[Option<Tensor>], mode: Mode) -> Result<Option<Tensor>> {
         let Some(first) = steps.first() else { return Ok(None) };
         let [Some(input), Some(scale), Some(bias), Some(mean), Some(variance)] = first.find_inputs(stored, slots)[..] else {
             return Ok(None);
         };
-        let other = match self.other {
-            Some(source) => match source.find(stored, slots) {
-                Some(tensor) => Some(tensor),
-                None => return Ok(None),
-            },
-            None => None,
-        };
+        let Some(other) = self.operand(stored, slots) else { return Ok(None) };
         let tensors = [scale, bias, mean, variance];
         native::norm_act(input, other, tensors, mode == Mode::Train, self.norm, self.relu, self.overwrites).at(|| &first.label)
     }
@@ -77,46 +78,80 @@ pub(crate) fn side_by_side(nodes: Vec<IrNode>) -> Vec<IrNode> {
     ordered
 }
 
-/// Whether a value is a tensor of its own that a step is the last to read.
-fn ends_in(plan: &Plan, step: &Step, value: Source) -> bool {
-    let Source::Slot(slot) = value else { return false };
-    let maker = plan.steps.iter().find(|step| step.outputs.first().copied().flatten() == Some(slot));
-    step.last_uses().contains(&slot) && maker.is_some_and(gives_new)
+/// Who makes and who reads the values of a plan, by slot.
+struct Uses<'a> {
+    makers: Vec<Option<&'a Step>>,
+    readers: Vec<Vec<&'a Step>>,
+    /// How often a value is read, by steps and as a result.
+    reads: Vec<usize>,
+}
+
+impl<'a> Uses<'a> {
+    fn of(plan: &'a Plan) -> Uses<'a> {
+        let (mut makers, mut readers) = (vec![None; plan.slots], vec![Vec::new(); plan.slots]);
+        let mut reads = vec![0; plan.slots];
+        for step in &plan.steps {
+            if let Some(slot) = step.outputs.first().copied().flatten() {
+                makers[slot] = Some(step);
+            }
+            for source in step.inputs.iter().flatten() {
+                if let Source::Slot(slot) = source {
+                    readers[*slot].push(step);
+                    reads[*slot] += 1;
+                }
+            }
+        }
+        for source in &plan.results {
+            if let Source::Slot(slot) = source {
+                reads[*slot] += 1;
+            }
+        }
+        Uses { makers, readers, reads }
+    }
+
+    /// What a step gives, where only one other reads it.
+    fn given(&self, step: &Step) -> Option<Source> {
+        step.outputs.first().copied().flatten().filter(|&slot| self.reads[slot] == 1).map(Source::Slot)
+    }
+
+    /// Whether a value has memory of its own, which is free behind `step`, the last to read it: nobody made or read it who may give the
+    /// same memory another name.
+    fn ends_in(&self, step: &Step, value: Option<Source>) -> bool {
+        let Some(Source::Slot(slot)) = value else { return false };
+        let alone = self.readers[slot].iter().all(|reader| std::ptr::eq(*reader, step) || gives_new(reader));
+        step.last_uses().contains(&slot) && self.makers[slot].is_some_and(gives_new) && alone
+    }
+}
+
+/// Whether this step's first output has memory of its own, and is not another's under a second name.
+fn gives_new(step: &Step) -> bool {
+    matches!(step.link, Some(Link::Conv(_) | Link::Norm(_) | Link::Add | Link::Relu))
 }
 
 /// The chains of a plan, by the first of their steps.
 pub(crate) fn find(plan: &Plan) -> HashMap<usize, Chain> {
-    let mut readers = vec![0_usize; plan.slots];
-    let read = plan.steps.iter().flat_map(|step| step.inputs.iter().flatten()).chain(&plan.results);
-    for source in read {
-        if let Source::Slot(slot) = source {
-            readers[*slot] += 1;
-        }
-    }
-    // What a step gives, where only one other reads it.
-    let given = |step: &Step| step.outputs.first().copied().flatten().filter(|&slot| readers[slot] == 1).map(Source::Slot);
+    let uses = Uses::of(plan);
     let mut chains = HashMap::new();
     for (index, step) in plan.steps.iter().enumerate() {
         let Some(Link::Norm(norm)) = step.link else { continue };
-        let input = step.inputs.first().copied().flatten();
-        let overwrites = plan.steps[..index].iter().any(|step| gives_new(step) && given(step).is_some() && given(step) == input);
+        let overwrites = uses.ends_in(step, step.inputs.first().copied().flatten());
         let mut chain = Chain { norm, other: None, relu: false, overwrites, overwrites_other: false };
         let mut last = step;
         if let Some(next) = plan.steps.get(index + 1)
             && matches!(next.link, Some(Link::Add))
             && let [Some(a), Some(b)] = next.inputs[..]
-            && let Some(value) = given(last)
+            && let Some(value) = uses.given(last)
         {
             // The same value twice is read twice, and no chain.
             if let Some(other) = [(a, b), (b, a)].into_iter().find_map(|(one, other)| (one == value).then_some(other)) {
                 chain.other = Some(other);
-                chain.overwrites_other = ends_in(plan, next, other);
+                chain.overwrites_other = uses.ends_in(next, Some(other));
                 last = next;
             }
         }
         if let Some(next) = plan.steps.get(index + chain.len())
             && matches!(next.link, Some(Link::Relu))
-            && let Some(value) = given(last)
+            && let Some(value) = uses.given(last)
         {
             chain.relu = next.inputs.first().copied().flatten() == Some(value);
         }

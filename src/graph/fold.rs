@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::error::{Place, Result};
-use crate::graph::ops::Link;
-use crate::graph::plan::{Plan, Source, Step};
+use crate::graph::ops::{ConvolutionSteps, Link};
+use crate::graph::plan::{Plan, Source};
 use crate::tensor::native::{self, Then};
 use crate::tensor::{Device, Kind, Tensor, no_grad};
 
@@ -64,9 +64,14 @@ impl Folds {
         Ok(Folds(folds))
     }
 
-    /// Runs the convolution at `place` and the chain behind it; gives how many steps that were, and the output of the last. `None` where
-    /// that is no such place, or the tensors are none that this can be computed on.
-    pub fn run(&self, plan: &Plan, place: usize, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Option<(usize, Tensor)>> {
+    /// How many steps a fold at `place` stands for: the convolution and the chain behind it. `None` where there is none.
+    pub fn length(&self, plan: &Plan, place: usize) -> Option<usize> {
+        let chain = plan.chains.get(&(place + 1)).filter(|_| self.0.contains_key(&place))?;
+        Some(1 + chain.len())
+    }
+
+    /// The output of the last of the steps at `place`; `None` where the tensors are none that a fold can be computed on.
+    pub fn run(&self, plan: &Plan, place: usize, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Option<Tensor>> {
         let (Some(fold), Some(chain)) = (self.0.get(&place), plan.chains.get(&(place + 1))) else { return Ok(None) };
         let step = &plan.steps[place];
         let (Some(Link::Conv(convolution)), Some(Some(x))) = (&step.link, step.find_inputs(stored, slots).first().copied())
@@ -74,82 +79,104 @@ impl Folds {
             return Ok(None);
         };
         let Some(over) = convolution.over(x, &fold.weight).at(|| &step.label)? else { return Ok(None) };
-        let other = match chain.other {
-            None => None,
-            Some(source) => match source.find(stored, slots) {
-                Some(other) => Some(other),
-                None => return Ok(None),
-            },
-        };
-        let output = fold.run(x, &over, other, chain.relu, chain.overwrites_other).at(|| &step.label)?;
-        Ok(output.map(|output| (1 + chain.len(), output)))
-    }
-
-    /// The places, for tests and reports.
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.0.len()
+        let Some(other) = chain.operand(stored, slots) else { return Ok(None) };
+        // What the convolution reads while it writes is not written over.
+        let overwrite = chain.overwrites_other && chain.other != step.inputs.first().copied().flatten();
+        fold.run(x, &over, Then { other, relu: chain.relu, overwrite }).at(|| &step.label)
     }
 }
 
 impl Fold {
-    fn run(
-        &self,
-        x: &Tensor,
-        over: &crate::graph::ops::ConvolutionSteps,
-        other: Option<&Tensor>,
-        relu: bool,
-        overwrite: bool,
-    ) -> Result<Option<Tensor>> {
+    fn run(&self, x: &Tensor, over: &ConvolutionSteps, then: Then<'_>) -> Result<Option<Tensor>> {
         let shape = [x.size()[0], self.weight.size()[0], over.places[0], over.places[1]];
-        if other.is_some_and(|other| other.size() != shape) {
+        if then.other.is_some_and(|other| other.size() != shape) {
             return Ok(None);
         }
         if over.groups == 1
             && let Some(mut y) = native::conv_by_product(x, &self.weight, Some(&self.bias), over.steps, &over.places)?
         {
-            if let Some(other) = other {
+            if let Some(other) = then.other {
                 y = y.f_add_(other)?;
             }
-            return Ok(Some(if relu { y.f_relu_()? } else { y }));
+            return Ok(Some(if then.relu { y.f_relu_()? } else { y }));
         }
-        native::conv_act(x, &self.weight, &self.bias, over.steps, over.groups, Then { other, relu, overwrite })
+        native::conv_act(x, &self.weight, &self.bias, over.steps, over.groups, then)
     }
-}
-
-/// Whether this step's first output is a tensor of its own, and not another's under a second name.
-pub(crate) fn gives_new(step: &Step) -> bool {
-    matches!(step.link, Some(Link::Conv(_) | Link::Norm(_) | Link::Add | Link::Relu))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::graph::{Model, Precision};
+    use crate::graph::{Mode, Model, Precision};
+    use crate::nets::builder::{Builder, Value};
     use crate::nets::{self, Backbone, InputShape};
+    use crate::onnx::proto::ModelProto;
     use crate::tensor::to_f32s;
 
-    /// Every convolution of these networks is followed by normalisation, and evaluation with all of them folded gives the same scores.
+    const INPUT: InputShape = InputShape { channels: 3, height: 32, width: 32 };
+
+    /// Evaluation with so many convolutions folded gives the scores that the operators give one by one.
+    fn compare(name: &str, proto: ModelProto, convolutions: usize) {
+        let model = Model::from_proto("model", proto, Device::Cpu).unwrap();
+        let _guard = no_grad();
+        for (_, statistic) in model.buffers() {
+            let _ = statistic.shallow_clone().f_uniform_(0.5, 1.5).unwrap();
+        }
+        let stored = model.effective(Mode::Eval).unwrap();
+        let plan = &model.shared.plan;
+        assert_eq!(Folds::of(plan, &stored).unwrap().0.len(), convolutions, "{name}");
+        let images = Tensor::f_rand([3, 3, 32, 32], (Kind::Float, Device::Cpu)).unwrap();
+        let one_by_one = to_f32s(&plan.run(&stored, &images, Mode::Eval, crate::graph::plan::LOGITS).unwrap()).unwrap();
+        let chained = to_f32s(&model.forward(&images, Mode::Eval).unwrap()).unwrap();
+        let folded = to_f32s(&model.evaluator(Precision::Fp32).unwrap().logits(&images).unwrap()).unwrap();
+        let largest = one_by_one.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        for (what, found) in [("chained", chained), ("folded", folded)] {
+            let close = one_by_one.iter().zip(&found).all(|(a, b)| (a - b).abs() < 2e-5 * largest);
+            assert!(close, "{name}, {what}: {one_by_one:?} {found:?}");
+        }
+    }
+
     #[test]
-    fn folded_networks_give_the_same_scores() {
+    fn networks_give_the_same_scores() {
         for (backbone, convolutions) in [(Backbone::Resnet8, 9), (Backbone::Vgg5, 4), (Backbone::Resnet18, 20)] {
-            let input = InputShape { channels: 3, height: 32, width: 32 };
-            let model = Model::from_proto("model", nets::classifier(backbone, input, 10, 3).unwrap(), Device::Cpu).unwrap();
-            let _guard = no_grad();
-            for (_, statistic) in model.buffers() {
-                let _ = statistic.shallow_clone().f_uniform_(0.5, 1.5).unwrap();
+            compare(&backbone.to_string(), nets::classifier(backbone, INPUT, 10, 3).unwrap(), convolutions);
+        }
+    }
+
+    /// A result takes the place of what it is added to only where nobody reads that any more, under whatever name.
+    #[test]
+    fn what_is_still_read_is_not_overwritten() {
+        for view in [false, true] {
+            let mut net = Builder::new(INPUT, 1).unwrap();
+            let images = net.images();
+            let block = |net: &mut Builder, name: &str, x: &Value| {
+                let x = net.conv(&format!("{name}.conv"), x, 32, 3, 1).unwrap();
+                net.batch_norm(&format!("{name}.norm"), &x).unwrap()
+            };
+            let first = block(&mut net, "first", &images);
+            let x = net.relu("first.relu", &first);
+            let named_again = view.then(|| net.relu("again", &x));
+            // The convolution reads what its result is added to.
+            let second = block(&mut net, "second", &x);
+            let sum = net.add("second.sum", &second, &x).unwrap();
+            let y = net.relu("second.relu", &sum);
+            let mut scores = Vec::new();
+            // And so does somebody behind the sum, under another name.
+            for (name, map) in [("last", Some(&y)), ("viewed", named_again.as_ref())] {
+                let Some(map) = map else { continue };
+                let pooled = net.global_average_pool(&format!("{name}.pool"), map).unwrap();
+                let row = net.flatten(&format!("{name}.row"), &pooled).unwrap();
+                scores.push(net.gemm(&format!("{name}.scores"), &row, 10).unwrap());
             }
-            let folds = Folds::of(&model.shared.plan, &model.effective(crate::graph::Mode::Eval).unwrap()).unwrap();
-            assert_eq!(folds.len(), convolutions, "{backbone}");
-            let images = Tensor::f_rand([3, 3, 32, 32], (Kind::Float, Device::Cpu)).unwrap();
-            let expected = to_f32s(&model.forward(&images, crate::graph::Mode::Eval).unwrap()).unwrap();
-            let found = to_f32s(&model.evaluator(Precision::Fp32).unwrap().logits(&images).unwrap()).unwrap();
-            let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            assert!(
-                expected.iter().zip(&found).all(|(a, b)| (a - b).abs() < 2e-5 * largest),
-                "{backbone}: {expected:?} {found:?}"
-            );
+            let scores = scores.into_iter().reduce(|a, b| net.add("scores", &a, &b).unwrap()).unwrap();
+            let mut proto = net.finish("residual", &scores).unwrap();
+            for node in &mut proto.graph.mut_or_insert_default().node {
+                if node.name == "again" {
+                    node.op_type = "Identity".into();
+                }
+            }
+            compare(&format!("view {view}"), proto, 2);
         }
     }
 }

@@ -62,19 +62,7 @@ impl Input {
         ir.values.push(Value { name: "images [N, C, H, W]".to_string(), constant: None });
         let (op, kernel) = self.layout.node()?;
         let label = format!("the images as {}", self.layout);
-        let (inputs, outputs) = (vec![Some(*input)], vec![Some(taken)]);
-        let node = IrNode {
-            place: usize::MAX,
-            label,
-            op,
-            kernel,
-            sketch: None,
-            rule: None,
-            link: None,
-            inputs,
-            outputs,
-            weights: Vec::new(),
-        };
+        let node = IrNode::made_up(usize::MAX, label, op, kernel, *input, taken);
         ir.nodes.insert(0, node);
         Ok(())
     }

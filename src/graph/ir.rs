@@ -84,6 +84,14 @@ pub(crate) struct IrNode {
     pub weights: Vec<(usize, Strength)>,
 }
 
+impl IrNode {
+    /// A node that no file has, which makes one value of another.
+    pub fn made_up(place: usize, label: String, op: &'static Op, kernel: Kernel, input: ValueId, output: ValueId) -> IrNode {
+        let (inputs, outputs) = (vec![Some(input)], vec![Some(output)]);
+        IrNode { place, label, op, kernel, sketch: None, rule: None, link: None, inputs, outputs, weights: Vec::new() }
+    }
+}
+
 /// A node that cannot be run, with the reason.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Unsupported {
@@ -389,19 +397,7 @@ impl Reader<'_> {
             let producer = nodes.iter().position(|node| node.outputs.contains(&Some(id)));
             let place = producer.map_or(0, |index| nodes[index].place);
             let label = format!("the value '{}', by which something is differentiated", self.values[id].name);
-            let (inputs, outputs) = (vec![Some(id)], vec![Some(copy)]);
-            let node = IrNode {
-                place,
-                label,
-                op: row,
-                kernel,
-                sketch: None,
-                rule: None,
-                link: None,
-                inputs,
-                outputs,
-                weights: Vec::new(),
-            };
+            let node = IrNode::made_up(place, label, row, kernel, id, copy);
             nodes.insert(producer.map_or(0, |index| index + 1), node);
         }
         Ok(())

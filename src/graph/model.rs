@@ -293,6 +293,8 @@ impl Model {
     /// Unexpected, when libtorch cannot allocate.
     pub fn computing_in(mut self, precision: Precision) -> Result<Model> {
         self.precision = precision;
+        // What is known of the parameters is known in the order that they had in memory.
+        self.reset_parametrization();
         if prefers_channels_last(self.device, precision) {
             // Filters lie in memory as the images do: so do their gradients then, and nothing has to be turned around in a step.
             for (&index, param) in self.shared.params.iter().zip(&mut self.params) {
@@ -308,11 +310,6 @@ impl Model {
     /// Where and in what [`forward`](Self::forward) computes.
     pub fn computing(&self) -> Computing {
         Computing { device: self.device, precision: self.precision }
-    }
-
-    /// What [`forward`](Self::forward) computes in.
-    pub fn precision(&self) -> Precision {
-        self.precision
     }
 
     /// Puts a computation between the stored parameters and the forward pass.

@@ -286,8 +286,9 @@ impl Plan {
         let mut next = 0;
         while let Some(step) = self.steps[..count].get(next) {
             if let Some(folds) = pass.folds
-                && let Some((length, output)) = folds.run(self, next, stored, &slots)?
+                && let Some(length) = folds.length(self, next)
                 && let Some(steps) = self.steps[..count].get(next..next + length)
+                && let Some(output) = folds.run(self, next, stored, &slots)?
             {
                 self.settle(steps, output, &mut slots);
                 next += length;

@@ -53,15 +53,6 @@ impl FromStr for PrecisionChoice {
     }
 }
 
-impl fmt::Display for PrecisionChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PrecisionChoice::Auto => f.write_str("auto"),
-            PrecisionChoice::Named(precision) => precision.fmt(f),
-        }
-    }
-}
-
 impl PrecisionChoice {
     /// The precision that this is on a device.
     pub fn on(self, device: Device) -> Precision {

@@ -12,6 +12,7 @@ use crate::data::{Adapter, Augment, Batches, ImageSet};
 use crate::error::{Error, Result};
 use crate::graph::{Cost, Model, Precision};
 use crate::tensor::{Device, Kind, Tensor, device_name, rng, synchronise, threads};
+use crate::train::network::Logits;
 use crate::train::{self, Control, Event, Schedule, TrainSettings};
 
 /// What is timed.
@@ -37,7 +38,7 @@ pub struct Measured {
     /// Images a second of an inner epoch of mutual distillation: mixup, forward, cross-entropy on label distributions, backward, SGD with
     /// momentum and weight decay. The median epoch.
     pub train_images_per_s: f64,
-    /// Images a second in evaluation mode without gradients. The median pass.
+    /// Images a second in evaluation mode without gradients, in the same precision. The median pass. (Audits evaluate in float32.)
     pub eval_images_per_s: f64,
     /// What one image costs, counted.
     pub cost: Cost,
@@ -101,7 +102,9 @@ pub fn run(import: &dyn Fn() -> Result<Model>, work: &Work, device: Device) -> R
     let mut passes = Vec::new();
     for _ in 0..=work.epochs {
         let started = Instant::now();
-        let _ = train::evaluate::logits(&model, &images, work.batch)?;
+        let evaluator = model.evaluator(model.computing().precision)?;
+        let logits: Logits<'_> = Box::new(|images| evaluator.logits(images));
+        let _ = train::evaluate::in_batches(&images, work.batch, &logits)?;
         synchronise(device);
         passes.push(count as f64 / started.elapsed().as_secs_f64());
     }

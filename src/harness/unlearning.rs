@@ -22,7 +22,7 @@ pub struct Scored<'a> {
 }
 
 impl Scored<'_> {
-    /// Scores a model in evaluation mode and in float32. The membership inference learns from the test images and as many retain images, evenly
+    /// Scores a model in evaluation mode. The membership inference learns from the test images and as many retain images, evenly
     /// spread over the set, or from all retain images and as many test images if there are fewer of those.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Judged {
         if labels.is_empty() {
             return Err(Error::data("there is no image to score on"));
         }
-        let logits = evaluate::exact_logits(model, &Batches::new(set, adapter, model.device())?, 500)?;
+        let logits = evaluate::logits(model, &Batches::new(set, adapter, model.device())?, 500)?;
         if logits.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             let error = Error::unexpected("the model's scores are no longer finite numbers");
             return Err(error.help("use a smaller strength or learning rate"));

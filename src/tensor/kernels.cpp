@@ -2,6 +2,8 @@
 // side by side, and is a node of libtorch's gradient graph. Each has a plain counterpart among libtorch's operators, which
 // src/tensor/native.rs names and the tests compare it with.
 //
+// A gradient that will be differentiated itself is computed by libtorch's operators, which know theirs.
+//
 // Sums run in float32 over a block of rows and in double over the blocks. Blocks depend on the shapes alone, so that results do not
 // depend on the number of threads.
 
@@ -10,6 +12,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -305,6 +308,9 @@ struct NormAct : public torch::autograd::Function<NormAct> {
         // Running statistics take the sample's variance, as libtorch's do.
         old_variances[c] = static_cast<float>((1.0 - momentum) * old_variances[c] + momentum * variance * n / (n - 1.0));
       }
+      // Whoever kept these for a gradient has to learn that they changed.
+      running_mean.unsafeGetTensorImpl()->bump_version();
+      running_variance.unsafeGetTensorImpl()->bump_version();
     } else {
       for (int64_t c = 0; c < channels; ++c) {
         means[c] = old_means[c];
@@ -325,7 +331,10 @@ struct NormAct : public torch::autograd::Function<NormAct> {
         transform(xs + at, behind(others, at), means, factor.data(), biases, least, count, channels, ys + at);
       });
     });
-    ctx->save_for_backward({x, relu ? y : at::Tensor(), scale, mean, inverse});
+    // The input itself: what is arranged here is not in the graph.
+    ctx->save_for_backward({input, relu ? y : at::Tensor(), scale, mean, inverse, live ? at::Tensor() : running_mean,
+                            live ? at::Tensor() : running_variance});
+    ctx->saved_data["epsilon"] = epsilon;
     ctx->saved_data["live"] = live;
     ctx->saved_data["residual"] = residual.defined();
     return y;
@@ -333,9 +342,15 @@ struct NormAct : public torch::autograd::Function<NormAct> {
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor &x = saved[0], &y = saved[1], &scale = saved[2], &mean = saved[3], &inverse = saved[4];
+    const at::Tensor &input = saved[0], &y = saved[1], &scale = saved[2], &mean = saved[3], &inverse = saved[4];
     const bool live = ctx->saved_data["live"].toBool(), has_residual = ctx->saved_data["residual"].toBool();
-    const at::Tensor gradient = beside_each_other(gradients[0]);
+    if (at::GradMode::is_enabled()) {
+      const at::Tensor let_through = y.defined() ? gradients[0] * y.le(0).logical_not() : gradients[0];
+      auto [dx, d_scale, d_bias] = at::native_batch_norm_backward(let_through, input, scale, saved[5], saved[6], mean, inverse, live,
+                                                                  ctx->saved_data["epsilon"].toDouble(), {true, true, true});
+      return list_of(dx, has_residual ? let_through : at::Tensor(), d_scale, d_bias);
+    }
+    const at::Tensor x = beside_each_other(input), gradient = beside_each_other(gradients[0]);
     const Rows rows(x);
     const int64_t channels = rows.channels;
     const float *means = mean.const_data_ptr<float>(), *inverses = inverse.const_data_ptr<float>();
@@ -374,8 +389,13 @@ struct NormAct : public torch::autograd::Function<NormAct> {
         pass_back(gs + at, xs + at, behind(ys, at), means, a.data(), b.data(), d.data(), count, channels, dxs + at, behind(throughs, at));
       });
     });
+    return list_of(dx, through, d_scale, d_bias);
+  }
+
+  // Of all arguments of `forward`: those behind the bias have no gradient.
+  static variable_list list_of(at::Tensor input, at::Tensor other, at::Tensor scale, at::Tensor bias) {
     const at::Tensor none;
-    return {dx, through, d_scale, d_bias, none, none, none, none, none, none, none};
+    return {input, other, scale, bias, none, none, none, none, none, none, none};
   }
 };
 
@@ -493,14 +513,15 @@ at::Tensor as_filters(const at::Tensor& rows, const at::Tensor& filters) {
 
 // A convolution as one matrix product. oneDNN's own kernels lose most of their speed where images have become a few pixels large.
 struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
-  static at::Tensor forward(AutogradContext* ctx, at::Tensor input, at::Tensor filters, std::optional<at::Tensor> bias, std::vector<int64_t> steps) {
+  static at::Tensor forward(AutogradContext* ctx, at::Tensor input, at::Tensor filters, std::optional<at::Tensor> bias,
+                            std::vector<int64_t> steps) {
     const at::Tensor x = beside_each_other(input);
     const at::Tensor& weight = filters;
     const Window window(x, weight, steps.data());
     const at::Tensor packed = as_rows(weight);
     const at::Tensor columns = met(x, window);
     at::Tensor y = bias ? at::addmm(*bias, columns, packed.t()) : at::mm(columns, packed.t());
-    ctx->save_for_backward({x, weight});
+    ctx->save_for_backward({input, weight});
     ctx->saved_data["steps"] = steps;
     ctx->saved_data["bias"] = bias.has_value();
     return y.view({window.images, window.output[0], window.output[1], weight.size(0)}).permute({0, 3, 1, 2});
@@ -508,10 +529,20 @@ struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor &x = saved[0], &weight = saved[1];
+    const at::Tensor &input = saved[0], &weight = saved[1];
     const auto steps = ctx->saved_data["steps"].toIntVector();
-    const Window window(x, weight, steps.data());
+    const Window window(input, weight, steps.data());
+    const bool has_bias = ctx->saved_data["bias"].toBool();
+    if (at::GradMode::is_enabled()) {
+      const at::IntArrayRef all(steps);
+      const std::array<bool, 3> wanted = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), has_bias};
+      auto [dx, d_weight, d_bias] =
+          at::convolution_backward(gradients[0], input, weight, at::IntArrayRef(weight.size(0)), all.slice(0, 2), all.slice(2, 2),
+                                   all.slice(4, 2), false, {0, 0}, 1, wanted);
+      return {dx, d_weight, d_bias, at::Tensor()};
+    }
     const at::Tensor gradient = beside_each_other(gradients[0]).permute({0, 2, 3, 1}).reshape({window.rows(), weight.size(0)});
+    const at::Tensor x = beside_each_other(input);
     at::Tensor dx, d_weight, d_bias;
     if (ctx->needs_input_grad(0)) {
       dx = unmet(at::mm(gradient, as_rows(weight)), x, window);
@@ -520,7 +551,7 @@ struct ConvByProduct : public torch::autograd::Function<ConvByProduct> {
       const at::Tensor product = at::mm(gradient.t(), met(x, window));
       d_weight = as_filters(product, weight);
     }
-    if (ctx->saved_data["bias"].toBool()) d_bias = gradient.sum(0);
+    if (has_bias) d_bias = gradient.sum(0);
     return {dx, d_weight, d_bias, at::Tensor()};
   }
 };
@@ -536,6 +567,7 @@ struct BySpectralNorm : public torch::autograd::Function<BySpectralNorm> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    TORCH_CHECK(!at::GradMode::is_enabled(), "the gradient of a spectral norm cannot be differentiated");
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &y = saved[0], &u = saved[1], &v = saved[2];
     const double norm = ctx->saved_data["norm"].toDouble();

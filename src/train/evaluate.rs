@@ -1,13 +1,12 @@
 //! What a network makes of images: logits, predictions, accuracy.
 
-use super::network::Network;
+use super::network::{Logits, Network};
 use super::samples::{Images, Samples};
 use crate::error::{Error, Result};
-use crate::graph::{Model, Precision};
 use crate::tensor::{Kind, Tensor, no_grad};
 
-/// Logits `[N, K]` of all images in order, in evaluation mode and without gradients, computed `batch_size` at a time (0 counts
-/// as 1).
+/// Logits `[N, K]` of all images in order, in evaluation mode, in float32 and without gradients, computed `batch_size` at a time (0
+/// counts as 1).
 ///
 /// # Errors
 /// Data, when there is no image.
@@ -15,20 +14,15 @@ pub fn logits(network: &dyn Network, images: &dyn Images, batch_size: usize) -> 
     in_batches(images, batch_size, &network.evaluator()?)
 }
 
-/// As [`logits`], in float32 whatever the model is trained in: for what is said of a model as its file, and not of a step of the attack.
+/// What `logits` gives for all images in order, without gradients, `batch_size` at a time (0 counts as 1).
 ///
 /// # Errors
 /// Data, when there is no image.
-pub fn exact_logits(model: &Model, images: &dyn Images, batch_size: usize) -> Result<Tensor> {
-    let evaluator = model.evaluator(Precision::Fp32)?;
-    in_batches(images, batch_size, &|batch| evaluator.logits(batch))
-}
-
-fn in_batches(images: &dyn Images, batch_size: usize, forward: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+pub fn in_batches(images: &dyn Images, batch_size: usize, logits: &Logits<'_>) -> Result<Tensor> {
     let _guard = no_grad();
     let all = positions(images)?;
     let batches = all.f_split(i64::try_from(batch_size.max(1)).unwrap_or(i64::MAX), 0)?;
-    let rows = batches.iter().map(|batch| forward(&images.images(batch)?));
+    let rows = batches.iter().map(|batch| logits(&images.images(batch)?));
     Ok(Tensor::f_cat(&rows.collect::<Result<Vec<_>>>()?, 0)?)
 }
 

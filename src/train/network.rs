@@ -1,7 +1,7 @@
 //! [`Network`]: the little that training needs to know of a model.
 
 use crate::error::Result;
-use crate::graph::{ExampleGradients, Mode, Model, Param, State};
+use crate::graph::{ExampleGradients, Mode, Model, Param, Precision, State};
 use crate::tensor::Tensor;
 
 /// Gives logits `[N, K]` of images `[N, C, H, W]`.
@@ -15,12 +15,21 @@ pub trait Network {
     /// As [`Model::forward`].
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor>;
 
-    /// Logits of many batches by the weights as they are now, in evaluation and without gradients.
+    /// As [`forward`](Self::forward), in float32 whatever the network is trained in.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    fn exact(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward(images, mode)
+    }
+
+    /// Logits of many batches by the weights as they are now, in evaluation, in float32 and without gradients: whatever is reported,
+    /// or decided by, is computed so.
     ///
     /// # Errors
     /// As [`Model::evaluator`].
     fn evaluator(&self) -> Result<Logits<'_>> {
-        Ok(Box::new(|images| self.forward(images, Mode::Eval)))
+        Ok(Box::new(|images| self.exact(images, Mode::Eval)))
     }
 
     /// The trainable leaves, as handles: an in-place update changes the network.
@@ -55,8 +64,12 @@ impl Network for Model {
         Model::forward(self, images, mode)
     }
 
+    fn exact(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_in(Precision::Fp32, images, mode)
+    }
+
     fn evaluator(&self) -> Result<Logits<'_>> {
-        let evaluator = Model::evaluator(self, self.computing().precision)?;
+        let evaluator = Model::evaluator(self, Precision::Fp32)?;
         Ok(Box::new(move |images| evaluator.logits(images)))
     }
 

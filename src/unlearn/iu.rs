@@ -81,7 +81,7 @@ fn difference(
 
 /// Cross-entropy of each image, in evaluation.
 fn losses(network: &dyn Network, data: &dyn Samples, indices: &Tensor) -> Result<Tensor> {
-    each_loss(&network.forward(&data.images(indices)?, Mode::Eval)?, data, indices)
+    each_loss(&network.exact(&data.images(indices)?, Mode::Eval)?, data, indices)
 }
 
 fn each_loss(logits: &Tensor, data: &dyn Samples, indices: &Tensor) -> Result<Tensor> {

@@ -13,7 +13,7 @@ pub const OPS: &[Op] = &[
         .weights(&[1, 2])
         .gradients(&[0, 1, 2])
         .by_example(ByExample::Rule(conv_by_example))
-        .link(|node| Ok(Some(Link::Conv(Convolution { window: Window::of(node)?, groups: groups(node)? }))))
+        .link(|node| Ok(Some(Link::Conv(Convolution::of(node)?))))
         .in_bf16(InBf16::Narrows),
     Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).in_bf16(InBf16::Narrows),
     Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
@@ -25,12 +25,8 @@ fn groups(node: &Node<'_>) -> Result<i64> {
 }
 
 fn conv(node: &Node<'_>) -> Result<Kernel> {
-    let window = Window::of(node)?;
-    let groups = groups(node)?;
-    one(move |call| {
-        let (x, weight) = (call.input(0)?, call.input(1)?);
-        convolve(x, weight, call.optional(2), &window, groups)
-    })
+    let convolution = Convolution::of(node)?;
+    one(move |call| convolution.run(call.input(0)?, call.input(1)?, call.optional(2)))
 }
 
 /// The attributes of a convolution.
@@ -50,39 +46,52 @@ pub(crate) struct Steps {
 }
 
 impl Convolution {
+    pub(super) fn of(node: &Node<'_>) -> Result<Convolution> {
+        Ok(Convolution { window: Window::of(node)?, groups: groups(node)? })
+    }
+
     /// Over these images by these filters; `None` where there are more or fewer axes than two, or the sides are padded unlike.
     pub(crate) fn over(&self, x: &Tensor, weight: &Tensor) -> Result<Option<Steps>> {
-        let geometry = self.window.over(&spatial(x)?, &spatial(weight)?)?;
-        let Geometry { strides, dilations, begin, .. } = &geometry;
-        let ([s0, s1], [d0, d1], [p0, p1]) = (&strides[..], &dilations[..], &begin[..]) else { return Ok(None) };
-        let places = geometry.outputs(&spatial(x)?, false)?;
-        bound_result(x, weight.size().first().copied(), &places)?;
-        let steps = [*s0, *s1, *p0, *p1, *d0, *d1];
-        Ok(geometry.is_symmetric().then_some(Steps { steps, places, groups: self.groups }))
+        let (geometry, places) = self.geometry(x, weight)?;
+        Ok(self.steps(&geometry, places))
     }
-}
 
-/// Also for QLinearConv.
-pub(super) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: &Window, groups: i64) -> Result<Tensor> {
-    let geometry = window.over(&spatial(x)?, &spatial(weight)?)?;
-    // Pads can make the result far larger than the images.
-    bound_result(x, weight.size().first().copied(), &geometry.outputs(&spatial(x)?, false)?)?;
-    let Geometry { strides, dilations, begin, end, .. } = &geometry;
-    let none = vec![0; begin.len()];
-    if geometry.is_symmetric() {
-        if let ([_, _], 1) = (&geometry.kernel[..], groups) {
-            let steps = [strides[0], strides[1], begin[0], begin[1], dilations[0], dilations[1]];
-            if let Some(y) = native::conv_by_product(x, weight, bias, steps, &geometry.outputs(&spatial(x)?, false)?)? {
-                return Ok(y);
-            }
-        }
-        return Ok(x.f_convolution(weight, bias, strides, begin, dilations, false, &none, groups)?);
+    fn steps(&self, geometry: &Geometry, places: Vec<i64>) -> Option<Steps> {
+        let Geometry { strides, dilations, begin, .. } = geometry;
+        let ([s0, s1], [d0, d1], [p0, p1]) = (&strides[..], &dilations[..], &begin[..]) else { return None };
+        let steps = [*s0, *s1, *p0, *p1, *d0, *d1];
+        geometry.is_symmetric().then_some(Steps { steps, places, groups: self.groups })
     }
-    // libtorch pads both sides alike: what one side has more is padded first.
-    let both: Vec<i64> = begin.iter().zip(end).map(|(&begin, &end)| begin.min(end)).collect();
-    let more = |side: &[i64]| -> Vec<i64> { side.iter().zip(&both).map(|(&side, &both)| side - both).collect() };
-    let x = pad(x, &more(begin), &more(end), 0.0)?;
-    Ok(x.f_convolution(weight, bias, strides, &both, dilations, false, &none, groups)?)
+
+    /// The window, and the spatial sizes of the result.
+    fn geometry(&self, x: &Tensor, weight: &Tensor) -> Result<(Geometry, Vec<i64>)> {
+        let geometry = self.window.over(&spatial(x)?, &spatial(weight)?)?;
+        let places = geometry.outputs(&spatial(x)?, false)?;
+        // Pads can make the result far larger than the images.
+        bound_result(x, weight.size().first().copied(), &places)?;
+        Ok((geometry, places))
+    }
+
+    /// Also for QLinearConv.
+    pub(super) fn run(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let (geometry, places) = self.geometry(x, weight)?;
+        let groups = self.groups;
+        if let Some(Steps { steps, places, groups: 1 }) = self.steps(&geometry, places)
+            && let Some(y) = native::conv_by_product(x, weight, bias, steps, &places)?
+        {
+            return Ok(y);
+        }
+        let Geometry { strides, dilations, begin, end, .. } = &geometry;
+        let none = vec![0; begin.len()];
+        if geometry.is_symmetric() {
+            return Ok(x.f_convolution(weight, bias, strides, begin, dilations, false, &none, groups)?);
+        }
+        // libtorch pads both sides alike: what one side has more is padded first.
+        let both: Vec<i64> = begin.iter().zip(end).map(|(&begin, &end)| begin.min(end)).collect();
+        let more = |side: &[i64]| -> Vec<i64> { side.iter().zip(&both).map(|(&side, &both)| side - both).collect() };
+        let x = pad(x, &more(begin), &more(end), 0.0)?;
+        Ok(x.f_convolution(weight, bias, strides, &both, dilations, false, &none, groups)?)
+    }
 }
 
 /// The gradient of a filter is, for every example, the product of the output's gradient with what the filter met at each place.
@@ -197,13 +206,12 @@ impl Transposed {
 
 /// Computed in double precision, which holds every sum of 8-bit products exactly.
 fn conv_integer(node: &Node<'_>) -> Result<Kernel> {
-    let window = Window::of(node)?;
-    let groups = groups(node)?;
+    let convolution = Convolution::of(node)?;
     one(move |call| {
         let x = centred(call.input(0)?, call.optional(2), None)?;
         // The weight's zero points may be one for each output channel.
         let weight = centred(call.input(1)?, call.optional(3), Some(0))?;
-        Ok(convolve(&x, &weight, None, &window, groups)?.f_to_kind(crate::tensor::Kind::Int)?)
+        Ok(convolution.run(&x, &weight, None)?.f_to_kind(crate::tensor::Kind::Int)?)
     })
 }
 

@@ -3,10 +3,9 @@
 use std::cell::Cell;
 
 use super::cast::{largest_small_float, narrowed};
-use super::conv::{centred, convolve};
+use super::conv::{Convolution, centred};
 use super::operands::{dim, is_whole, on};
 use super::values::{held_range, kind_attribute};
-use super::window::Window;
 use super::{Call, Kernel, Node, Op, axis_in, one};
 use crate::error::{Error, Result};
 use crate::tensor::{Kind, Tensor, is_small_float};
@@ -263,14 +262,13 @@ fn requantized(call: &Call<'_>, real: &Tensor) -> Result<Tensor> {
 }
 
 fn conv(node: &Node<'_>) -> Result<Kernel> {
-    let window = Window::of(node)?;
-    let groups = node.int_or("group", 1)?;
+    let convolution = Convolution::of(node)?;
     one(move |call| {
         let (x, weight) = (call.input(0)?, call.input(3)?);
         let real_x = centred(x, Some(call.input(2)?), None)?;
         let real_weight = centred(weight, Some(call.input(5)?), Some(0))?;
         let bias = call.optional(8).map(|bias| bias.f_to_kind(Kind::Double)).transpose()?;
-        let sum = convolve(&real_x, &real_weight, bias.as_ref(), &window, groups)?;
+        let sum = convolution.run(&real_x, &real_weight, bias.as_ref())?;
         // The bias is quantised by the product of both scales, so the scales apply to the sum.
         let scale = scale_along(call.input(4)?, 1, sum.dim())?.f_mul(&scale_along(call.input(1)?, 1, sum.dim())?)?;
         requantized(call, &sum.f_mul(&on(&scale, sum.device())?)?)

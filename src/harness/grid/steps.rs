@@ -85,7 +85,7 @@ fn augmentation(wanted: bool) -> Augment {
 
 fn accuracy_of(model: &Model, set: &ImageSet, split: &Split) -> Result<f64> {
     let _guard = crate::tensor::no_grad();
-    let logits = train::evaluate::exact_logits(model, &Batches::new(set, &split.adapter, model.device())?, 500)?;
+    let logits = train::evaluate::logits(model, &Batches::new(set, &split.adapter, model.device())?, 500)?;
     let predicted = crate::tensor::to_i64s(&logits.f_argmax(-1, false)?)?;
     Ok(accuracy::top1(&predicted, &set.labels).map_or(f64::NAN, |tally| tally.percent()))
 }
