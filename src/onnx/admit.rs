@@ -19,100 +19,135 @@ const UNKNOWN_MEMORY: u64 = 640;
 /// A message that is being read.
 struct Frame {
     message: Message,
-    /// Where it ends, exclusive.
+    /// Where it ends in the whole, exclusive.
     end: usize,
     /// Bit `n` says that field `n`, a message that may occur once, has been read.
     seen: u64,
 }
 
-/// Refuses bytes, of a message of sort `root`, that the ONNX parser must not see: groups, messages nested deeper than `limits.nesting`, lengths that leave
-/// the enclosing message, truncated or overlong varints, unknown wire types, field number 0, a second copy of a message that
-/// may occur only once (readers differ in which one counts), and messages that would take more than `limits.overhead_bytes`
-/// of memory beyond the size of `bytes`.
-///
-/// # Errors
-/// [`ErrorKind::Malformed`](crate::error::ErrorKind::Malformed), with the byte's offset.
-pub(super) fn admit(bytes: &[u8], root: Message, limits: &Limits) -> Result<()> {
-    let mut stack = vec![Frame { message: root, end: bytes.len(), seen: 0 }];
-    let mut reader = Reader { bytes, position: 0, end: bytes.len() };
-    let mut overhead = 0_u64;
-    loop {
-        let depth = stack.len();
-        let Some(frame) = stack.last_mut() else { return Ok(()) };
-        if reader.position == frame.end {
-            stack.pop();
-            continue;
-        }
-        reader.end = frame.end;
-        let start = reader.position;
-        let inside = frame.message.name();
-        let refuse = |reason: String| Error::malformed(format!("byte {start}, in {inside}: {reason}"));
+/// A scan that takes the bytes of a message as they come.
+pub(super) struct Admission<'a> {
+    limits: &'a Limits,
+    stack: Vec<Frame>,
+    /// How many bytes were admitted before those at hand.
+    base: usize,
+    /// Where the scan goes on, in the whole.
+    position: usize,
+    overhead: u64,
+}
 
-        let (number, wire) = reader.tag().map_err(refuse)?;
-        let length = match wire {
-            Wire::Varint => reader.varint().map(|_| 0),
-            Wire::Fixed64 => reader.skip(8).map(|()| 0),
-            Wire::Fixed32 => reader.skip(4).map(|()| 0),
-            Wire::Bytes => reader.length(),
-        }
-        .map_err(refuse)?;
+impl<'a> Admission<'a> {
+    /// Of a message of sort `root` and of `length` bytes.
+    pub fn new(root: Message, length: usize, limits: &'a Limits) -> Admission<'a> {
+        Admission { limits, stack: vec![Frame { message: root, end: length, seen: 0 }], base: 0, position: 0, overhead: 0 }
+    }
 
-        let field = frame.message.field(number, wire);
-        let memory = match field {
-            Field::Unknown => UNKNOWN_MEMORY,
-            Field::Value => VALUE_MEMORY,
-            Field::Packed(width) => (length as u64).saturating_mul(width - 1),
-            Field::One(child) | Field::Many(child) => child.memory(),
-        };
-        overhead = overhead.saturating_add(memory);
-        if overhead > limits.overhead_bytes {
-            return Err(refuse(format!(
-                "the file holds so many small messages that they would take more than {} bytes of memory beyond its own size (limit overhead_bytes)",
-                limits.overhead_bytes
-            )));
-        }
-
-        let child = match field {
-            Field::One(child) => {
-                let bit = 1_u64 << number.min(63);
-                if frame.seen & bit != 0 {
-                    return Err(refuse(format!("field {number} occurs twice, but {inside} has only one {}", child.name())));
-                }
-                frame.seen |= bit;
-                child
-            }
-            Field::Many(child) => child,
-            _ => {
-                reader.skip(length).map_err(refuse)?;
+    /// Scans the bytes that follow those that were admitted so far, and says how many of them are: those of the last field may have to
+    /// be shown once more, with what follows them.
+    ///
+    /// Refused is what the ONNX parser must not see: groups, messages nested deeper than `limits.nesting`, lengths that leave the
+    /// enclosing message, truncated or overlong varints, unknown wire types, field number 0, a second copy of a message that may occur
+    /// only once (readers differ in which one counts), and messages that would take more than `limits.overhead_bytes` of memory beyond
+    /// the size of all bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`](crate::error::ErrorKind::Malformed), with the byte's offset.
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<usize> {
+        let there = self.base.saturating_add(bytes.len());
+        loop {
+            let depth = self.stack.len();
+            // A field may end behind what is there.
+            let Some(frame) = self.stack.last_mut().filter(|_| self.position < there) else { break };
+            if self.position == frame.end {
+                self.stack.pop();
                 continue;
             }
-        };
-        if depth > limits.nesting {
-            return Err(refuse(format!("messages are nested deeper than {} (limit nesting)", limits.nesting)));
+            let mut reader = Reader { bytes, base: self.base, position: self.position, end: frame.end };
+            let (start, inside) = (self.position, frame.message.name());
+            let refuse = |reason: String| Error::malformed(format!("byte {start}, in {inside}: {reason}"));
+            let (number, wire, length) = match reader.field() {
+                Ok(field) => field,
+                Err(Stop::MoreNeeded) => break,
+                Err(Stop::Refused(reason)) => return Err(refuse(reason)),
+            };
+            self.position = reader.position;
+
+            let field = frame.message.field(number, wire);
+            let memory = match field {
+                Field::Unknown => UNKNOWN_MEMORY,
+                Field::Value => VALUE_MEMORY,
+                Field::Packed(width) => (length as u64).saturating_mul(width - 1),
+                Field::One(child) | Field::Many(child) => child.memory(),
+            };
+            self.overhead = self.overhead.saturating_add(memory);
+            if self.overhead > self.limits.overhead_bytes {
+                return Err(refuse(format!(
+                    "the file holds so many small messages that they would take more than {} bytes of memory beyond its own size (limit overhead_bytes)",
+                    self.limits.overhead_bytes
+                )));
+            }
+
+            let child = match field {
+                Field::One(child) => {
+                    let bit = 1_u64 << number.min(63);
+                    if frame.seen & bit != 0 {
+                        return Err(refuse(format!("field {number} occurs twice, but {inside} has only one {}", child.name())));
+                    }
+                    frame.seen |= bit;
+                    child
+                }
+                Field::Many(child) => child,
+                _ => {
+                    self.position = self.position.saturating_add(length);
+                    continue;
+                }
+            };
+            if depth > self.limits.nesting {
+                return Err(refuse(format!("messages are nested deeper than {} (limit nesting)", self.limits.nesting)));
+            }
+            self.stack.push(Frame { message: child, end: self.position.saturating_add(length), seen: 0 });
         }
-        stack.push(Frame { message: child, end: reader.position.saturating_add(length), seen: 0 });
+        let admitted = self.position.min(there) - self.base;
+        self.base += admitted;
+        Ok(admitted)
+    }
+}
+
+/// Why a field could not be read.
+enum Stop {
+    /// It is not one.
+    Refused(String),
+    /// It goes on behind the bytes at hand.
+    MoreNeeded,
+}
+
+impl From<&str> for Stop {
+    fn from(reason: &str) -> Stop {
+        Stop::Refused(reason.to_string())
     }
 }
 
 /// A cursor over the bytes of one message; it never passes `end`.
 struct Reader<'a> {
     bytes: &'a [u8],
+    /// Where `bytes` begin, in the whole.
+    base: usize,
     position: usize,
     end: usize,
 }
 
 impl Reader<'_> {
-    fn byte(&mut self) -> std::result::Result<u8, String> {
+    fn byte(&mut self) -> std::result::Result<u8, Stop> {
         if self.position >= self.end {
-            return Err("the data ends in the middle of a field".to_string());
+            return Err("the data ends in the middle of a field".into());
         }
-        let byte = self.bytes.get(self.position).copied().ok_or("the data ends in the middle of a field")?;
+        let byte = self.bytes.get(self.position - self.base).copied().ok_or(Stop::MoreNeeded)?;
         self.position += 1;
         Ok(byte)
     }
 
     /// A base-128 number of at most ten bytes and 64 bits.
-    fn varint(&mut self) -> std::result::Result<u64, String> {
+    fn varint(&mut self) -> std::result::Result<u64, Stop> {
         let mut value = 0_u64;
         for index in 0..10 {
             let byte = self.byte()?;
@@ -124,41 +159,53 @@ impl Reader<'_> {
                 return Ok(value);
             }
         }
-        Err("a number takes more than 64 bits".to_string())
+        Err("a number takes more than 64 bits".into())
     }
 
-    fn tag(&mut self) -> std::result::Result<(u32, Wire), String> {
+    /// The number and wire type of the next field, whose value begins at the cursor then, and how many bytes that has; a base-128 number
+    /// is passed.
+    fn field(&mut self) -> std::result::Result<(u32, Wire, usize), Stop> {
+        let (number, wire) = self.tag()?;
+        let length = match wire {
+            Wire::Varint => self.varint().map(|_| 0)?,
+            Wire::Fixed64 => self.fixed(8)?,
+            Wire::Fixed32 => self.fixed(4)?,
+            Wire::Bytes => self.length()?,
+        };
+        Ok((number, wire, length))
+    }
+
+    fn tag(&mut self) -> std::result::Result<(u32, Wire), Stop> {
         let tag = u32::try_from(self.varint()?).map_err(|_| "a field tag takes more than 32 bits")?;
         let wire = match tag & 7 {
             0 => Wire::Varint,
             1 => Wire::Fixed64,
             2 => Wire::Bytes,
             5 => Wire::Fixed32,
-            3 | 4 => return Err("a group, which ONNX never uses".to_string()),
-            other => return Err(format!("unknown wire type {other}")),
+            3 | 4 => return Err("a group, which ONNX never uses".into()),
+            other => return Err(Stop::Refused(format!("unknown wire type {other}"))),
         };
         match tag >> 3 {
-            0 => Err("field number 0".to_string()),
+            0 => Err("field number 0".into()),
             number => Ok((number, wire)),
         }
     }
 
     /// A length that stays within this message.
-    fn length(&mut self) -> std::result::Result<usize, String> {
+    fn length(&mut self) -> std::result::Result<usize, Stop> {
         let length = self.varint()?;
         let left = self.end.saturating_sub(self.position);
         match usize::try_from(length) {
             Ok(length) if length <= left => Ok(length),
-            _ => Err(format!("a length of {length} bytes, where {left} are left")),
+            _ => Err(Stop::Refused(format!("a length of {length} bytes, where {left} are left"))),
         }
     }
 
-    fn skip(&mut self, count: usize) -> std::result::Result<(), String> {
+    fn fixed(&self, count: usize) -> std::result::Result<usize, Stop> {
         if count > self.end.saturating_sub(self.position) {
-            return Err("the data ends in the middle of a field".to_string());
+            return Err("the data ends in the middle of a field".into());
         }
-        self.position += count;
-        Ok(())
+        Ok(count)
     }
 }
 
@@ -167,11 +214,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn verdict(bytes: &[u8]) -> String {
-        match admit(bytes, Message::Model, &Limits::default()) {
-            Ok(()) => "admitted".to_string(),
-            Err(error) => error.to_string(),
+    fn admit(bytes: &[u8], limits: &Limits) -> Result<()> {
+        let admitted = Admission::new(Message::Model, bytes.len(), limits).advance(bytes)?;
+        assert_eq!(admitted, bytes.len());
+        Ok(())
+    }
+
+    /// As [`admit`], where bytes come so many at a time.
+    fn admit_in_parts(bytes: &[u8], size: usize) -> Result<()> {
+        let limits = Limits::default();
+        let mut admission = Admission::new(Message::Model, bytes.len(), &limits);
+        let (mut admitted, mut there) = (0, 0);
+        while there < bytes.len() {
+            there = bytes.len().min(there + size);
+            admitted += admission.advance(&bytes[admitted..there])?;
         }
+        assert_eq!(admitted, bytes.len(), "in parts of {size}");
+        Ok(())
+    }
+
+    fn verdict(bytes: &[u8]) -> String {
+        let told = |result: Result<()>| result.map_or_else(|error| error.to_string(), |()| "admitted".to_string());
+        let verdict = told(admit(bytes, &Limits::default()));
+        if bytes.len() < 1000 {
+            for size in [1, 2, 3, 7, 64] {
+                assert_eq!(told(admit_in_parts(bytes, size)), verdict, "in parts of {size}");
+            }
+        }
+        verdict
     }
 
     /// `payload` as a length-delimited field.
@@ -222,8 +292,8 @@ mod tests {
         assert_eq!(verdict(&nested(64)), "admitted");
         assert!(verdict(&nested(65)).contains("nested deeper than 64"));
         let shallow = Limits { nesting: 3, ..Limits::default() };
-        assert!(admit(&nested(3), Message::Model, &shallow).is_ok());
-        assert!(admit(&nested(4), Message::Model, &shallow).is_err());
+        assert!(admit(&nested(3), &shallow).is_ok());
+        assert!(admit(&nested(4), &shallow).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!
 //! 1. `admit`: the wire format, scanned without recursion, so that nothing in a file can overflow the stack or make the
 //!    parser allocate far more than the file's own size;
-//! 2. the protobuf parser;
+//! 2. the protobuf parser, which `stream` shows only what was admitted;
 //! 3. `verify`: the rules that every ONNX model keeps (one graph, opsets, values defined once, attributes that carry what
 //!    they say), and every tensor's sizes with overflow-safe arithmetic (`layout`), external data included (`external`);
 //! 4. [`OnnxFile::tensor`]: the values themselves, when somebody asks for them.
@@ -27,13 +27,13 @@ pub mod proto {
 
 mod admit;
 mod attributes;
-mod bytes;
 mod external;
 mod layout;
 mod limits;
 mod names;
 mod read;
 mod schema;
+mod stream;
 mod tensors;
 mod verify;
 mod walk;

@@ -1,14 +1,15 @@
 //! From a path, or a model in memory, to an [`OnnxFile`] that the rest of the crate may rely on.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::bytes::{Bytes, hex};
 use super::external::Directory;
 use super::limits::Limits;
-use super::proto::{self, Message};
-use super::{admit, attributes, schema, tensors, verify, walk, write};
+use super::proto;
+use super::stream::{self, Parsed, hex};
+use super::{attributes, schema, tensors, verify, walk, write};
 use crate::error::{Error, Place, Result};
 use crate::tensor::Tensor;
 
@@ -46,12 +47,12 @@ pub fn read(path: &Path, limits: &Limits) -> Result<OnnxFile> {
 /// # Errors
 /// Those of [`read`].
 pub fn from_bytes(name: &str, bytes: Vec<u8>, limits: &Limits) -> Result<OnnxFile> {
-    let path = Path::new(name);
-    match bytes.len() as u64 {
-        size if size > limits.file_bytes => Err(too_large(size, limits)),
-        _ => parse(path, Bytes::of(bytes), limits, None),
-    }
-    .at(|| name)
+    let read = || -> Result<OnnxFile> {
+        let size = bytes.len() as u64;
+        stream::within(size, limits)?;
+        checked(Path::new(name), bytes.as_slice(), size, limits, None)
+    };
+    read().at(|| name)
 }
 
 /// Makes an [`OnnxFile`] of a model in memory, with the same checks and the SHA-256 that its file will have. `name` stands
@@ -65,9 +66,7 @@ pub fn from_model(name: &str, mut model: proto::ModelProto, limits: &Limits) -> 
         write::digest(model)
     };
     let (sha256, bytes) = finish(&mut model).at(|| name)?;
-    if bytes > limits.file_bytes {
-        return Err(too_large(bytes, limits).at(name));
-    }
+    stream::within(bytes, limits).at(|| name)?;
     Ok(OnnxFile { path: PathBuf::from(name), sha256, bytes, model, limits: limits.clone(), directory: None })
 }
 
@@ -77,10 +76,8 @@ pub fn from_model(name: &str, mut model: proto::ModelProto, limits: &Limits) -> 
 /// Those of [`read`] and of [`OnnxFile::tensor`]; external data are refused.
 pub fn read_tensor(path: &Path, limits: &Limits) -> Result<(String, Tensor)> {
     let read = || -> Result<(String, Tensor)> {
-        let bytes = Bytes::read(path, limits)?.bytes;
-        admit::admit(&bytes, schema::Message::Tensor, limits)?;
-        let tensor = proto::TensorProto::parse_from_bytes(&bytes)
-            .map_err(|error| Error::malformed(format!("not an ONNX tensor: {error}")))?;
+        let (file, size) = stream::open(path, limits)?;
+        let tensor = stream::parse::<proto::TensorProto>(file, size, schema::Message::Tensor, limits)?.message;
         let values = tensors::decode(&tensor, limits, None)?;
         Ok((tensor.name, values))
     };
@@ -133,49 +130,20 @@ impl OnnxFile {
 }
 
 fn read_checked(path: &Path, limits: &Limits) -> Result<OnnxFile> {
-    parse(path, Bytes::read(path, limits)?, limits, Some(Directory::of(path)))
+    let (file, size) = stream::open(path, limits)?;
+    checked(path, file, size, limits, Some(Directory::of(path)))
 }
 
-fn parse(path: &Path, content: Bytes, limits: &Limits, directory: Option<Directory>) -> Result<OnnxFile> {
-    let bytes = &content.bytes;
-    if bytes.is_empty() {
+fn checked(path: &Path, source: impl Read, size: u64, limits: &Limits, directory: Option<Directory>) -> Result<OnnxFile> {
+    if size == 0 {
         return Err(Error::malformed("the file is empty"));
     }
-    admit::admit(bytes, schema::Message::Model, limits).map_err(|error| explain(error, bytes))?;
-    let (parsed, sha256) = std::thread::scope(|scope| {
-        let digest = scope.spawn(|| content.sha256());
-        let parsed = proto::ModelProto::parse_from_bytes(bytes);
-        (parsed, digest.join())
-    });
-    let sha256 = sha256.map_err(|_| Error::unexpected("hashing the file failed"))?;
-    let mut model = parsed.map_err(|error| explain(Error::malformed(format!("not an ONNX model: {error}")), bytes))?;
-    let size = bytes.len() as u64;
-    // The values are in the model by now; both at once would double the memory.
-    drop(content);
+    let Parsed { message: mut model, sha256, bytes } = stream::parse(source, size, schema::Message::Model, limits)?;
     check(&mut model, limits, directory.as_ref())?;
-    Ok(OnnxFile { path: path.to_path_buf(), sha256, bytes: size, model, limits: limits.clone(), directory })
+    Ok(OnnxFile { path: path.to_path_buf(), sha256, bytes, model, limits: limits.clone(), directory })
 }
 
 fn check(model: &mut proto::ModelProto, limits: &Limits, directory: Option<&Directory>) -> Result<()> {
     attributes::complete(model)?;
     verify::verify(model, limits, directory)
-}
-
-pub(super) fn too_large(bytes: u64, limits: &Limits) -> Error {
-    Error::malformed(format!("the model's {bytes} bytes are more than {} (limit file_bytes)", limits.file_bytes))
-}
-
-/// Says what the file seems to be, where it plainly is something else.
-fn explain(error: Error, bytes: &[u8]) -> Error {
-    let known: [(&[u8], &str); 5] = [
-        (b"PK\x03\x04", "it looks like a zip archive, such as a PyTorch checkpoint; export the model to ONNX first"),
-        (b"\x80\x02", "it looks like a Python pickle, such as a PyTorch checkpoint; export the model to ONNX first"),
-        (b"\x89HDF", "it looks like an HDF5 file, such as a Keras model; export the model to ONNX first"),
-        (b"version https://git-lfs", "it is a Git LFS pointer; fetch the file itself with `git lfs pull`"),
-        (b"<", "it looks like a web page; was the download refused?"),
-    ];
-    match known.iter().find(|(start, _)| bytes.starts_with(start)) {
-        Some((_, help)) => error.help(help),
-        None => error,
-    }
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use protobuf::Message;
 use sha2::{Digest, Sha256};
 
-use super::bytes::hex;
 use super::names::quoted;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto};
+use super::stream::hex;
 use super::walk;
 use crate::error::{Error, Place, Result};
 use crate::files::Staged;
