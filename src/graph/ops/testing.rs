@@ -72,6 +72,14 @@ pub(super) fn run(op: (&str, i64), attributes: &[AttributeProto], inputs: &[&Ten
     Ok(run_in(Mode::Eval, op, attributes, &inputs, 1)?.remove(0))
 }
 
+/// As [`run`], of the operator's stand-in.
+pub(super) fn sketch((name, opset): (&str, i64), attributes: &[AttributeProto], inputs: &[&Tensor]) -> Result<Tensor> {
+    let inputs: Vec<Option<&Tensor>> = inputs.iter().copied().map(Some).collect();
+    let sketch = find("", name, opset)?.sketch.ok_or_else(|| Error::unexpected(format!("{name} has no stand-in")))?;
+    let kernel = sketch(&Node::new(name, opset, vec![true; inputs.len()], vec![true], attributes))?;
+    Ok(kernel(&Call { inputs: &inputs, mode: Mode::Eval })?.remove(0))
+}
+
 /// Asserts shape and values to 1e-5 absolute and relative.
 #[track_caller]
 pub(super) fn assert_close(found: &Tensor, shape: &[i64], expected: &[f32]) {

@@ -2,7 +2,7 @@
 //! 1.30 and PyTorch 2.11, unless they are plain to see.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use super::testing::{assert_close, float, floats, int, ints, list, ramp, run, run_in, text};
+use super::testing::{assert_close, float, floats, int, ints, list, ramp, run, run_in, sketch, text};
 use super::{ALL, Mode, all, find, with_at_most};
 use crate::error::ErrorKind;
 use crate::tensor::{Kind, Tensor, seed_libtorch, to_f32s, to_i64s};
@@ -251,6 +251,36 @@ fn convolutions_pad_unevenly() {
     let attributes = [ints("pads", &[0, 1, 1, 0]), ints("strides", &[2, 2])];
     let y = run(("ConvTranspose", 11), &attributes, &[&x, &w]).unwrap();
     assert_close(&y, &[1, 1, 3, 3], &[0.0, 1.0, 2.0, 0.0, 3.0, 4.0, 8.0, 5.0, 10.0]);
+}
+
+/// Where a number of an image counts in a convolution, it counts in its sketch, and nowhere else.
+#[test]
+fn sketches_of_convolutions_read_what_convolutions_read() {
+    let wave = |shape: &[i64]| ramp(shape).multiply_scalar(0.71).sin();
+    for (image, filters, attributes) in [
+        (&[2, 3, 5, 6][..], &[4, 3, 3, 3][..], vec![ints("pads", &[1, 1, 1, 1])]),
+        (&[2, 5, 5, 6], &[2, 5, 1, 1], vec![ints("strides", &[2, 2])]),
+        (&[2, 2, 7, 7], &[3, 2, 2, 3], vec![ints("strides", &[2, 3]), ints("pads", &[1, 0, 0, 2])]),
+        (&[2, 2, 7, 7], &[5, 2, 3, 3], vec![ints("dilations", &[2, 1]), text("auto_pad", "SAME_UPPER")]),
+        (&[2, 2, 7, 7], &[5, 2, 2, 1], vec![ints("dilations", &[2, 1]), ints("pads", &[1, 1, 1, 2])]),
+        (&[2, 4, 6, 6], &[4, 2, 3, 3], vec![int("group", 2)]),
+        (&[2, 3, 9], &[4, 3, 4], vec![ints("strides", &[3])]),
+        (&[2, 3, 4, 4, 3], &[2, 3, 2, 2, 2], vec![]),
+    ] {
+        let (x, weight, bias) = (wave(image), wave(filters).multiply_scalar(0.3), wave(&filters[..1]));
+        // By image and place, whichever the channel.
+        let changed = |kernel: &dyn Fn(&Tensor) -> Tensor, number: i64| {
+            let other = x.flatten(0, -1).index_fill(0, &list(&[number]), 3.0).reshape(image);
+            let places = kernel(&x).ne_tensor(&kernel(&other)).to_kind(Kind::Float).amax(1, false);
+            to_f32s(&places.flatten(0, -1)).unwrap()
+        };
+        let exact = |x: &Tensor| run(("Conv", 11), &attributes, &[x, &weight, &bias]).unwrap();
+        let rough = |x: &Tensor| sketch(("Conv", 11), &attributes, &[x, &weight, &bias]).unwrap();
+        assert_eq!(rough(&x).size(), exact(&x).size());
+        for number in 0..i64::try_from(x.numel()).unwrap() {
+            assert_eq!(changed(&rough, number), changed(&exact, number), "number {number} of {image:?} by {filters:?}");
+        }
+    }
 }
 
 #[test]
