@@ -131,6 +131,13 @@ const TASKS: &[Task] = &[
         run: |workspace, _| measure::precision(workspace),
     },
     Task {
+        name: "measure-growth",
+        flags: &[],
+        about: "Measures how cost grows and writes docs/results/growth.md with a plot (ten minutes)",
+        details: measure::GROWTH_DETAILS,
+        run: |workspace, _| measure::growth(workspace),
+    },
+    Task {
         name: "bench-peer",
         flags: &[
             Flag { name: "--peer", value: Some("FILE"), about: "the peer's script (../shared/bench/peer_pytorch.py)" },

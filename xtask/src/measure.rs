@@ -3,6 +3,7 @@
 mod cifar10;
 mod conformance;
 mod findings;
+mod growth;
 mod kills;
 mod peers;
 mod precision;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 pub use cifar10::run as cifar10;
 pub use conformance::{DETAILS as CONFORMANCE_DETAILS, run as conformance};
+pub use growth::{DETAILS as GROWTH_DETAILS, run as growth};
 pub use kills::{DETAILS as KILLS_DETAILS, run as kills};
 pub use peers::{DETAILS as PEERS_DETAILS, run as peers};
 pub use precision::{DETAILS as PRECISION_DETAILS, run as precision};
