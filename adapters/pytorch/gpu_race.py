@@ -1,8 +1,9 @@
 """Measures on one NVIDIA GPU, in under ten minutes: cmira beside PyTorch eager and compiled, and one attack.
 
+    python race_models.py DIR resnet18 vgg16
     python gpu_race.py --cmira CMIRA --peer PEER.py --models DIR [--batch 256] [--limit 540] [--attack "AUDIT ARGUMENTS"] > docs/results/gpu.md
 
-CMIRA is the built binary (release), DIR what race_models.py wrote, PEER.py a script as `cargo xtask bench-peer --help` describes it. libtorch is that
+CMIRA is the built binary (release), DIR what race_models.py wrote (PYTHONPATH says where onnx and onnx2torch are, if not in Python's own folder), PEER.py a script as `cargo xtask bench-peer --help` describes it. libtorch is that
 of the Python that runs this, which has to be the release that the binary was built for. Nothing is built or fetched here. What does not fit
 into the limit, in seconds, is said to be missing; the attack is given what time is left, and how far it came is said.
 """
