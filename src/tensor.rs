@@ -121,6 +121,7 @@ fn open_cuda(index: usize) -> Result<Device> {
     if i64::try_from(index).map_or(true, |index| index >= count) {
         return Err(Error::usage(format!("there is no device cuda:{index}; this machine has {count}")));
     }
+    native::settle_cuda();
     Ok(Device::Cuda(index))
 }
 
@@ -140,6 +141,16 @@ fn load_library(name: &str) -> Result<()> {
 #[cfg(not(unix))]
 fn load_library(_name: &str) -> Result<()> {
     Err(Error::usage("CUDA is supported on Linux only").help("use --device cpu"))
+}
+
+/// Integers as a tensor `[n]` on a device. A GPU is not waited for: the numbers have been read when this returns.
+pub fn on_device(values: &[i64], device: Device) -> Result<Tensor> {
+    let host = Tensor::f_from_slice(values)?;
+    if device == Device::Cpu {
+        return Ok(host);
+    }
+    // CUDA takes what lies in ordinary memory at once into memory of its own.
+    Ok(host.f_to_device_(device, Kind::Int64, true, false)?)
 }
 
 /// `cpu` or `cuda:N`, as results record it.

@@ -7,7 +7,7 @@ use rand_pcg::Pcg64;
 
 use crate::data::{Augment, Batches};
 use crate::error::{Error, Result};
-use crate::tensor::{Device, Kind, Tensor};
+use crate::tensor::{Device, Kind, Tensor, on_device};
 use crate::train::{Images, Samples, Targets};
 
 /// Images of one resident set with a label distribution each.
@@ -31,7 +31,7 @@ impl<'a> Mixture<'a> {
         if i64::try_from(rows.len()) != Ok(count) {
             return Err(Error::unexpected(format!("{} images have {count} label distributions", rows.len())));
         }
-        let rows = Tensor::f_from_slice(rows)?.f_to_device(labels.device())?;
+        let rows = on_device(rows, labels.device())?;
         Ok(Mixture { images, rows, labels, alpha, augment })
     }
 }
@@ -65,7 +65,7 @@ impl Samples for Mixture<'_> {
         let ratio = Beta::new(self.alpha, self.alpha).map_err(Error::usage)?.sample(rng);
         let mut partners: Vec<i64> = (0..indices.size().first().copied().unwrap_or(0)).collect();
         partners.shuffle(rng);
-        let partners = Tensor::f_from_slice(&partners)?.f_to_device(self.labels.device())?;
+        let partners = on_device(&partners, self.labels.device())?;
         Ok((mix(&images, &partners, ratio)?, Targets::Soft(mix(&labels, &partners, ratio)?)))
     }
 }

@@ -4,7 +4,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Kind, Tensor, on_device};
 
 /// What happens to every training image before normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,8 +51,7 @@ impl Augment {
             return Ok(images.shallow_clone());
         }
         let device = images.device();
-        let column =
-            |values: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_to_device(device)?.f_reshape([-1, 1])?) };
+        let column = |values: &[i64]| -> Result<Tensor> { Ok(on_device(values, device)?.f_reshape([-1, 1])?) };
         let count_up = |end: i64| Tensor::f_arange(end, (Kind::Int64, device));
         // A mirrored image reads its columns backwards: column j comes from W - 1 - j.
         let starts: Vec<i64> =

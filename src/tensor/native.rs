@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{Device, Kind, Tensor};
 
 unsafe extern "C" {
+    fn cmira_settle_cuda();
     fn cmira_last_error() -> *const c_char;
     fn cmira_norm_act(
         input: *const c_void,
@@ -43,6 +44,13 @@ unsafe extern "C" {
         learning_rate: f64,
         nesterov: bool,
     ) -> bool;
+}
+
+/// Has a process that computes on GPUs multiply float32 as such, where libtorch by itself lets convolutions round their operands to TF32,
+/// and find the fastest way to do each convolution by trying.
+pub fn settle_cuda() {
+    // SAFETY: it sets flags of libtorch's.
+    unsafe { cmira_settle_cuda() }
 }
 
 fn pointer(tensor: &Tensor) -> *const c_void {

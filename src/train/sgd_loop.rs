@@ -15,7 +15,7 @@ use super::schedule::Extent;
 use super::settings::{Direction, TrainSettings};
 use crate::error::{Error, Result};
 use crate::graph::{Mode, Param};
-use crate::tensor::{Kind, Tensor, rng, seed_libtorch, to_f64s};
+use crate::tensor::{Kind, Tensor, on_device, rng, seed_libtorch, to_f64s};
 
 /// Trains a network in place on cross-entropy, in [`Mode::Train`].
 ///
@@ -180,7 +180,7 @@ fn batch_sizes(images: usize, settings: &TrainSettings) -> Result<Vec<i64>> {
 fn order(data: &dyn Samples, mut rng: rand_pcg::Pcg64) -> Result<Tensor> {
     let mut positions: Vec<i64> = (0..).take(data.len()).collect();
     positions.shuffle(&mut rng);
-    Ok(Tensor::f_from_slice(&positions)?.f_to_device(data.device())?)
+    on_device(&positions, data.device())
 }
 
 #[cfg(test)]
