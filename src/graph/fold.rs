@@ -112,6 +112,7 @@ mod tests {
     use crate::nets::builder::{Builder, Value};
     use crate::nets::{self, Backbone, InputShape};
     use crate::onnx::proto::ModelProto;
+    use crate::onnx::to_proto;
     use crate::tensor::to_f32s;
 
     const INPUT: InputShape = InputShape { channels: 3, height: 32, width: 32 };
@@ -142,6 +143,21 @@ mod tests {
         for (backbone, convolutions) in [(Backbone::Resnet8, 9), (Backbone::Vgg5, 4), (Backbone::Resnet18, 20)] {
             compare(&backbone.to_string(), nets::classifier(backbone, INPUT, 10, 3).unwrap(), convolutions);
         }
+    }
+
+    #[test]
+    fn biases_of_convolutions_are_folded_as_well() {
+        let mut proto = nets::classifier(Backbone::Resnet8, INPUT, 10, 3).unwrap();
+        let graph = proto.graph.mut_or_insert_default();
+        let filters: HashMap<String, i64> =
+            graph.initializer.iter().filter(|t| t.dims.len() == 4).map(|t| (t.name.clone(), t.dims[0])).collect();
+        for node in graph.node.iter_mut().filter(|node| node.op_type == "Conv") {
+            let name = format!("{}.bias", node.input[1]);
+            let bias = Tensor::f_linspace(-0.5, 1.0, filters[&node.input[1]], (Kind::Float, Device::Cpu)).unwrap();
+            graph.initializer.push(to_proto(&name, &bias).unwrap());
+            node.input.push(name);
+        }
+        compare("with biases", proto, 9);
     }
 
     /// A result takes the place of what it is added to only where nobody reads that any more, under whatever name.

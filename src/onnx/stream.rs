@@ -235,7 +235,9 @@ mod tests {
         // Of five bytes each, so that parts end in the middle of some.
         let message = TensorProto { string_data: vec![b"abc".to_vec(); PART], ..Default::default() };
         let bytes = message.write_to_bytes().unwrap();
-        assert!(parsed(&bytes, bytes.len() as u64).unwrap().message == message);
+        let found = parsed(&bytes, bytes.len() as u64).unwrap();
+        assert!(found.message == message);
+        assert_eq!(found.sha256, hex(&Sha256::digest(&bytes)));
     }
 
     #[test]
@@ -246,6 +248,14 @@ mod tests {
                 assert!(parsed(&bytes, stated as u64).is_err(), "{size} stated as {stated}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_file_grows_by_is_not_left_out() {
+        let first = tensor(10).write_to_bytes().unwrap();
+        let more = TensorProto { name: "more".to_string(), ..Default::default() }.write_to_bytes().unwrap();
+        let error = parsed(&[first.as_slice(), &more].concat(), first.len() as u64).err().unwrap().to_string();
+        assert!(error.contains("changed while it was read"), "{error}");
     }
 
     #[test]
