@@ -57,6 +57,9 @@ impl Convolution {
     /// Over these images by these filters; `None` where there are more or fewer axes than two, or the sides are padded unlike.
     pub(crate) fn over(&self, x: &Tensor, weight: &Tensor) -> Result<Option<Steps>> {
         let (geometry, places) = self.geometry(x, weight)?;
+        if skips_most(&geometry, weight) {
+            return Ok(None);
+        }
         Ok(self.steps(&geometry, places))
     }
 
@@ -87,6 +90,13 @@ impl Convolution {
         }
         let Geometry { strides, dilations, begin, end, .. } = &geometry;
         let none = vec![0; begin.len()];
+        if skips_most(&geometry, weight) {
+            let mut met = pad(x, begin, end, 0.0)?;
+            for (axis, &stride) in (2..).zip(strides) {
+                met = met.f_slice(axis, None, None, stride)?;
+            }
+            return Ok(met.f_convolution(weight, bias, vec![1; none.len()], &none, dilations, false, &none, groups)?);
+        }
         if geometry.is_symmetric() {
             return Ok(x.f_convolution(weight, bias, strides, begin, dilations, false, &none, groups)?);
         }
@@ -141,6 +151,13 @@ impl Convolution {
             None => y,
         })
     }
+}
+
+/// Whether a convolution is only over every so many places, of few channels. There, the gradient of the filters of oneDNN (3.10) writes
+/// outside of its memory, where a pixel's channels lie side by side: those places are gathered first.
+fn skips_most(geometry: &Geometry, weight: &Tensor) -> bool {
+    let single = geometry.kernel.iter().all(|&side| side == 1);
+    single && geometry.strides.iter().any(|&stride| stride > 1) && weight.size().get(1).is_some_and(|&channels| channels < 16)
 }
 
 /// The gradient of a filter is, for every example, the product of the output's gradient with what the filter met at each place.

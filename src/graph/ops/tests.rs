@@ -253,6 +253,24 @@ fn convolutions_pad_unevenly() {
     assert_close(&y, &[1, 1, 3, 3], &[0.0, 1.0, 2.0, 0.0, 3.0, 4.0, 8.0, 5.0, 10.0]);
 }
 
+/// By a product of matrices. oneDNN by itself writes outside of its memory here, where channels lie side by side.
+#[test]
+fn filters_of_one_place_that_skip_others_have_their_gradient() {
+    for (pads, side) in [(0, 120), (1, 122)] {
+        let wave = |shape: &[i64], step: f64| ramp(shape).multiply_scalar(step).sin();
+        let x = wave(&[2, 120, 120, 3], 0.71).permute([0, 3, 1, 2]);
+        let weight = wave(&[48, 3, 1, 1], 0.37).set_requires_grad(true);
+        let attributes = [ints("strides", &[2, 2]), ints("pads", &[pads; 4])];
+        let y = run(("Conv", 11), &attributes, &[&x, &weight]).unwrap();
+        let direction = wave(&y.size(), 0.13);
+        let gradient = Tensor::run_backward(&[(&y * &direction).sum(Kind::Float)], &[&weight], false, false).remove(0);
+        let met = x.constant_pad_nd([pads; 4]).slice(2, 0, side, 2).slice(3, 0, side, 2);
+        let expected = Tensor::einsum("nohw,nchw->oc", &[&direction, &met], None::<i64>);
+        let error = (gradient.reshape([48, 3]) - &expected).abs().max() / expected.abs().max();
+        assert!(error.double_value(&[]) < 1e-4, "{error:?}");
+    }
+}
+
 /// Where a number of an image counts in a convolution, it counts in its sketch, and nowhere else.
 #[test]
 fn sketches_of_convolutions_read_what_convolutions_read() {
