@@ -93,24 +93,44 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 
     let found = growth.series(&CLASSES, |classes| growth.timed(&growth.network("resnet18", classes)?, 64, 256))?;
     growth.table(&mut page, "Classes: ResNet18, batches of 64", "classes", &CLASSES.map(name), &found);
+    panels.push(Panel {
+        title: "ResNet18 by classes: images a second",
+        x: "classes",
+        y: "images a second",
+        curves: vec![
+            ("training", DARK, over("train_images_per_s", &CLASSES, &found)),
+            ("evaluation", LIGHT, over("eval_images_per_s", &CLASSES, &found)),
+        ],
+    });
 
     let images = |network: &str| if matches!(network, "resnet8" | "vgg5") { 2048 } else { 256 };
     let timed = |network: &&str| growth.timed(&growth.network(network, 10)?, 64, images(network));
     let found = NETWORKS.iter().map(timed).collect::<Result<Vec<_>>>()?;
     let title = "Multiplications and parameters: the networks that are trained here, batches of 64";
     growth.table(&mut page, title, "network", &NETWORKS.map(String::from), &found);
-    let by_cost = |key: &str| -> Vec<(f64, f64)> {
-        let point = |value: &Value| Some((value["cost"]["multiplications"].as_f64()? / 1e6, 1e3 / value[key].as_f64()?));
-        let mut points: Vec<(f64, f64)> = found.iter().filter_map(point).collect();
+    // A network's file is its parameters in float32, but for some kilobytes.
+    let sizes: Vec<f64> = NETWORKS
+        .iter()
+        .map(|network| {
+            let path = growth.network(network, 10)?;
+            Ok(fs::metadata(&path).at(&path)?.len() as f64 / 4e6)
+        })
+        .collect::<Result<_>>()?;
+    let costs: Vec<f64> = found.iter().map(|value| value["cost"]["multiplications"].as_f64().unwrap_or(f64::NAN) / 1e6).collect();
+    let by = |sizes: &[f64], key: &str| -> Vec<(f64, f64)> {
+        let point = |(&size, value): (&f64, &Value)| Some((size, 1e3 / value[key].as_f64()?));
+        let mut points: Vec<(f64, f64)> = sizes.iter().zip(&found).filter_map(point).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
-    panels.push(Panel {
-        title: "Four networks by multiplications: time of an image",
-        x: "millions of multiplications, forwards",
-        y: "milliseconds an image",
-        curves: vec![("training", DARK, by_cost("train_images_per_s")), ("evaluation", LIGHT, by_cost("eval_images_per_s"))],
-    });
+    for (title, x, sizes) in [
+        ("Four networks by multiplications: time of an image", "millions of multiplications, forwards", &costs),
+        ("The same by parameters", "millions of parameters", &sizes),
+    ] {
+        let curves =
+            vec![("training", DARK, by(sizes, "train_images_per_s")), ("evaluation", LIGHT, by(sizes, "eval_images_per_s"))];
+        panels.push(Panel { title, x, y: "milliseconds an image", curves });
+    }
     draw(&workspace.root().join("docs/results/growth.svg"), &panels)?;
     page.write(workspace, "growth.md")
 }
@@ -201,18 +221,29 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn panel_in(panel: &Panel, area: &Area<'_>) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let points = || panel.curves.iter().flat_map(|(_, _, points)| points);
-    let span = |of: fn(&(f64, f64)) -> f64, wider: f64| {
+    // Below the curves there is room for their names.
+    let span = |of: fn(&(f64, f64)) -> f64, below: f64, above: f64| {
         let least = points().map(of).fold(f64::INFINITY, f64::min);
         let most = points().map(of).fold(f64::NEG_INFINITY, f64::max);
-        least / wider..most * wider
+        least / below..most * above
     };
     let mut chart = ChartBuilder::on(area)
         .caption(panel.title, ("sans-serif", 16))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .build_cartesian_2d(span(|point| point.0, 1.3).log_scale(), span(|point| point.1, 1.6).log_scale())?;
-    chart.configure_mesh().x_desc(panel.x).y_desc(panel.y).light_line_style(WHITE).draw()?;
+        .build_cartesian_2d(span(|point| point.0, 1.3, 1.3).log_scale(), span(|point| point.1, 3.0, 1.6).log_scale())?;
+    let plain = |value: &f64| format!("{value}");
+    chart
+        .configure_mesh()
+        .x_desc(panel.x)
+        .y_desc(panel.y)
+        .x_labels(5)
+        .y_labels(5)
+        .x_label_formatter(&plain)
+        .y_label_formatter(&plain)
+        .light_line_style(WHITE)
+        .draw()?;
     for (name, colour, points) in &panel.curves {
         let colour = *colour;
         chart
@@ -221,7 +252,12 @@ fn panel_in(panel: &Panel, area: &Area<'_>) -> std::result::Result<(), Box<dyn s
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
     if panel.curves.len() > 1 {
-        chart.configure_series_labels().background_style(WHITE).border_style(RGBColor(200, 200, 200)).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE)
+            .border_style(RGBColor(200, 200, 200))
+            .draw()?;
     }
     Ok(())
 }
