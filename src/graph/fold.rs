@@ -163,7 +163,7 @@ mod tests {
     /// A result takes the place of what it is added to only where nobody reads that any more, under whatever name.
     #[test]
     fn what_is_still_read_is_not_overwritten() {
-        for view in [false, true] {
+        for (view, deep) in [(false, false), (true, false), (false, true), (true, true)] {
             let mut net = Builder::new(INPUT, 1).unwrap();
             let images = net.images();
             let block = |net: &mut Builder, name: &str, x: &Value| {
@@ -173,26 +173,25 @@ mod tests {
             let first = block(&mut net, "first", &images);
             let x = net.relu("first.relu", &first);
             let named_again = view.then(|| net.relu("again", &x));
-            // The convolution reads what its result is added to.
-            let second = block(&mut net, "second", &x);
+            // The convolution reads what its result is added to, or something else.
+            let inner = deep.then(|| block(&mut net, "inner", &x)).map(|inner| net.relu("inner.relu", &inner));
+            let second = block(&mut net, "second", inner.as_ref().unwrap_or(&x));
             let sum = net.add("second.sum", &second, &x).unwrap();
-            let y = net.relu("second.relu", &sum);
-            let mut scores = Vec::new();
+            let mut y = net.relu("second.relu", &sum);
             // And so does somebody behind the sum, under another name.
-            for (name, map) in [("last", Some(&y)), ("viewed", named_again.as_ref())] {
-                let Some(map) = map else { continue };
-                let pooled = net.global_average_pool(&format!("{name}.pool"), map).unwrap();
-                let row = net.flatten(&format!("{name}.row"), &pooled).unwrap();
-                scores.push(net.gemm(&format!("{name}.scores"), &row, 10).unwrap());
+            if let Some(again) = &named_again {
+                y = net.add("late", &y, again).unwrap();
             }
-            let scores = scores.into_iter().reduce(|a, b| net.add("scores", &a, &b).unwrap()).unwrap();
+            let pooled = net.global_average_pool("pool", &y).unwrap();
+            let row = net.flatten("row", &pooled).unwrap();
+            let scores = net.gemm("scores", &row, 10).unwrap();
             let mut proto = net.finish("residual", &scores).unwrap();
             for node in &mut proto.graph.mut_or_insert_default().node {
                 if node.name == "again" {
                     node.op_type = "Identity".into();
                 }
             }
-            compare(&format!("view {view}"), proto, 2);
+            compare(&format!("view {view}, deep {deep}"), proto, if deep { 3 } else { 2 });
         }
     }
 }
