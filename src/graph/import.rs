@@ -210,7 +210,12 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
             .concat(),
         unused_outputs: findings::unused_outputs(&file.model, &scores.value),
     };
-    let plan = Plan::compile(ir, &indices, &[logits, output])?;
+    let mut plan = Plan::compile(ir, &indices, &[logits, output])?;
+    // What the numbers of scores are like, and whether images keep to themselves, is asked of convolutions as they are.
+    let only_shapes = plan.is_piecewise_linear() && !batch_size::suspicious(&plan, &stored, input.batch.unwrap_or(1));
+    if !only_shapes {
+        plan.sketch_no_convolutions();
+    }
     let sha256 = file.identity()?;
     let external_data = sha256 != file.sha256;
     clear_payload(&mut file.model, &infos);
@@ -235,7 +240,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
     };
     let (classes, mut first) = classes(&shared, &stored, &input)?;
     shared.classes = classes;
-    if let (Head::Logits, Some(first)) = (head, &mut first) {
+    if let (Head::Logits, Some(first), false) = (head, &mut first, only_shapes) {
         find_softmax_by_its_numbers(&mut shared, &stored, &input, first)?;
     }
     head::agree(shared.report.head, options.head)?;
@@ -452,3 +457,6 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, 
         _ => Ok((classes, Some(trace))),
     }
 }
+
+#[cfg(test)]
+mod tests;

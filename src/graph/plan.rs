@@ -231,6 +231,17 @@ impl Plan {
         Ok(Trace { shapes, logits: self.result(stored, &slots, LOGITS)?, output: self.result(stored, &slots, OUTPUT)? })
     }
 
+    /// Whether scores cannot be probabilities by their numbers alone: nothing here but linear layers, normalisation by stored statistics,
+    /// pools and activations that are pieces of lines.
+    pub fn is_piecewise_linear(&self) -> bool {
+        self.steps.iter().all(|step| PIECEWISE_LINEAR.contains(&step.operator))
+    }
+
+    /// From now on, sketches do convolutions as they are: where a decision rests on numbers, not on shapes alone.
+    pub fn sketch_no_convolutions(&mut self) {
+        self.steps.iter_mut().filter(|step| step.operator == "Conv").for_each(|step| step.sketch = None);
+    }
+
     fn run_one(&self, stored: &[Tensor], input: &Tensor, result: usize, pass: &Pass) -> Result<Tensor> {
         let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps_for(result), pass, &mut |_, _| Ok(()))?;
         self.result(stored, &slots, result)
@@ -330,6 +341,31 @@ impl Plan {
         found.map(Tensor::shallow_clone).ok_or_else(|| Error::unexpected("the plan did not compute its result"))
     }
 }
+
+/// Operators of which no softmax can be made.
+const PIECEWISE_LINEAR: [&str; 21] = [
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Clip",
+    "Concat",
+    "Conv",
+    "Dropout",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Identity",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Pad",
+    "PRelu",
+    "ReduceMean",
+    "Relu",
+    "Squeeze",
+    "Transpose",
+];
 
 fn bytes(tensor: &Tensor) -> usize {
     tensor.numel().saturating_mul(tensor.kind().elt_size_in_bytes())

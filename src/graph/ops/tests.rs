@@ -271,6 +271,33 @@ fn filters_of_one_place_that_skip_others_have_their_gradient() {
     }
 }
 
+/// Between the places of a window of one place there is nothing, and oneDNN by itself ends the process over it.
+#[test]
+fn a_distance_within_one_place_means_nothing() {
+    let x = ramp(&[4, 8, 1, 16]).multiply_scalar(0.71).sin().permute([0, 3, 1, 2]);
+    let weight = ramp(&[16, 16, 3, 1]).multiply_scalar(0.37).sin();
+    let conv = |dilations: &[i64]| {
+        let attributes = [ints("dilations", dilations), ints("pads", &[1; 4]), ints("strides", &[1, 2])];
+        run(("Conv", 11), &attributes, &[&x, &weight]).unwrap()
+    };
+    assert_eq!(to_f32s(&conv(&[1, 3])).unwrap(), to_f32s(&conv(&[1, 1])).unwrap());
+}
+
+/// oneDNN by itself gives what was in memory before.
+#[test]
+fn windows_that_skip_and_are_spread_are_computed_in_bfloat16_as_well() {
+    let x = ramp(&[2, 60, 7, 64]).multiply_scalar(0.71).sin().permute([0, 3, 1, 2]);
+    let weight = ramp(&[64, 64, 5, 5]).multiply_scalar(0.37).sin();
+    let attributes = [ints("dilations", &[1, 2]), ints("pads", &[2; 4]), ints("strides", &[3, 3])];
+    let [x, weight] = [x, weight].map(|tensor| tensor.to_kind(Kind::BFloat16));
+    let exact = run(("Conv", 11), &attributes, &[&x.to_kind(Kind::Float), &weight.to_kind(Kind::Float)]).unwrap();
+    for _ in 0..4 {
+        let found = run(("Conv", 11), &attributes, &[&x, &weight]).unwrap().to_kind(Kind::Float);
+        let error = (found - &exact).abs().max().double_value(&[]) / exact.abs().max().double_value(&[]);
+        assert!(error < 0.02, "{error}");
+    }
+}
+
 /// Where a number of an image counts in a convolution, it counts in its sketch, and nowhere else.
 #[test]
 fn sketches_of_convolutions_read_what_convolutions_read() {

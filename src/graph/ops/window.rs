@@ -83,13 +83,15 @@ impl Window {
     pub(super) fn steps(&self, kernel: &[i64]) -> Result<Geometry> {
         let rank = kernel.len();
         let ones = |values: &Option<Vec<i64>>| values.clone().unwrap_or_else(|| vec![1; rank]);
-        let (strides, dilations) = (ones(&self.strides), ones(&self.dilations));
+        let (strides, mut dilations) = (ones(&self.strides), ones(&self.dilations));
         if strides.len() != rank || dilations.len() != rank || self.kernel.as_deref().is_some_and(|named| named != kernel) {
             return Err(Error::malformed(format!("the window's attributes do not fit a kernel of shape {kernel:?}")));
         }
         if kernel.iter().any(|size| !(1..=LARGEST).contains(size)) {
             return Err(Error::malformed(format!("no kernel can have shape {kernel:?}")));
         }
+        // Between the places of a window of one place there is nothing; what oneDNN (3.10) does with such a distance can end the process.
+        dilations.iter_mut().zip(kernel).filter(|(_, size)| **size == 1).for_each(|(dilation, _)| *dilation = 1);
         Ok(Geometry { kernel: kernel.to_vec(), strides, dilations, begin: vec![0; rank], end: vec![0; rank] })
     }
 

@@ -12,8 +12,8 @@ mod rewire;
 
 use std::collections::HashMap;
 
-pub(crate) use self::probe::random_images;
-use self::probe::{close, find, runs_freely, suspicious};
+use self::probe::{close, find, runs_freely};
+pub(crate) use self::probe::{random_images, suspicious};
 use self::readings::readings;
 use self::rewire::{PerImage, gather_per_image, repeat_inputs};
 use crate::error::Result;

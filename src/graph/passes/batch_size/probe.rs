@@ -5,7 +5,7 @@ use crate::graph::plan::{OUTPUT, Plan, Source};
 use crate::tensor::{Kind, Tensor, rng, to_f64s, to_i64s};
 
 /// Whether a plan has anything in which a batch size could be baked; plans of most convolutional networks have not.
-pub(super) fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
+pub(crate) fn suspicious(plan: &Plan, stored: &[Tensor], batch: i64) -> bool {
     // Any constant can hold a larger one.
     batch > 1
         || plan.steps.iter().any(|step| match step.operator {
