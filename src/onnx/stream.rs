@@ -193,7 +193,9 @@ fn regular(metadata: &Metadata) -> Result<()> {
 
 fn failed(error: &io::Error) -> Error {
     match error.kind() {
-        ErrorKind::NotFound | ErrorKind::PermissionDenied => Error::usage(error),
+        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => {
+            Error::usage(error)
+        }
         _ => Error::new(error::ErrorKind::Unexpected, error),
     }
 }

@@ -99,8 +99,9 @@ pub fn run(workspace: &Workspace, peer: Option<&str>, rounds: Option<&str>) -> R
          distributions, backward, SGD with momentum and weight decay, one inner epoch of mutual distillation. Evaluation is a pass \
          without gradients; ONNX Runtime 1.30.0 does that alone. Two threads everywhere, medians of the rounds with the least and the most \
          in brackets; in each round everybody runs once, one after the other, in a process of its own. cmira computes in bfloat16 by \
-         default on processors that multiply it; its import finds out how many classes there are and whether any batch size runs, which \
-         onnx2torch does not look at, and its memory is that of the whole process.\n",
+         default on processors that multiply it, and so is its evaluation here, while audits report by float32, the second line; its import \
+         finds out how many classes there are and whether any batch size runs, which onnx2torch does not look at, and its memory is that of \
+         the whole process.\n",
     );
     for race in &RACES {
         eprintln!("==> {} in batches of {}", race.title, race.batch);
