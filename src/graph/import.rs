@@ -210,12 +210,9 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
             .concat(),
         unused_outputs: findings::unused_outputs(&file.model, &scores.value),
     };
-    let mut plan = Plan::compile(ir, &indices, &[logits, output])?;
-    // What the numbers of scores are like, and whether images keep to themselves, is asked of convolutions as they are.
+    let plan = Plan::compile(ir, &indices, &[logits, output])?;
+    // Whether scores are probabilities, and whether images keep to themselves, are questions about numbers.
     let only_shapes = plan.is_piecewise_linear() && !batch_size::suspicious(&plan, &stored, input.batch.unwrap_or(1));
-    if !only_shapes {
-        plan.sketch_no_convolutions();
-    }
     let sha256 = file.identity()?;
     let external_data = sha256 != file.sha256;
     clear_payload(&mut file.model, &infos);
@@ -238,7 +235,7 @@ pub(crate) fn import(lowered: Lowered, options: &ImportOptions) -> Result<(Share
         sha256,
         external_data,
     };
-    let (classes, mut first) = classes(&shared, &stored, &input)?;
+    let (classes, mut first) = classes(&shared, &stored, &input, only_shapes)?;
     shared.classes = classes;
     if let (Head::Logits, Some(first), false) = (head, &mut first, only_shapes) {
         find_softmax_by_its_numbers(&mut shared, &stored, &input, first)?;
@@ -421,7 +418,7 @@ const BYTES_A_NUMBER: usize = 1024;
 const BYTES_A_STORED_BYTE: usize = 8;
 
 /// K, from a sketch of one batch of images where their size is known, and the sketch: a file can declare what it does not give.
-fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, Option<Trace>)> {
+fn classes(shared: &Shared, stored: &[Tensor], input: &Input, only_shapes: bool) -> Result<(usize, Option<Trace>)> {
     let output = shared.skeleton.graph.output.iter().find(|output| output.name == shared.report.scores);
     let declared = match output.map(static_dims).unwrap_or_default().as_slice() {
         [_, Some(classes)] => Some(*classes),
@@ -440,7 +437,7 @@ fn classes(shared: &Shared, stored: &[Tensor], input: &Input) -> Result<(usize, 
     let budget = budget.saturating_add(kept.saturating_mul(BYTES_A_STORED_BYTE));
     // Activations take four bytes a number.
     let elements = i64::try_from(budget / 4).unwrap_or(i64::MAX).min(1 << 31);
-    let trace = with_at_most(elements, || shared.plan.trace(stored, &images, budget));
+    let trace = with_at_most(elements, || shared.plan.trace(stored, &images, budget, only_shapes));
     // Memory that is not there for the first images of a file is more than it may ask for.
     let trace = trace.map_err(|e| if e.kind() == ErrorKind::Unexpected { e.with_kind(ErrorKind::Malformed) } else { e })?;
     let shape = trace.logits.size();

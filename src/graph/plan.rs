@@ -281,7 +281,11 @@ impl Plan {
                 continue;
             }
             next += 1;
-            let mut outputs = if pass.sketch { step.sketch(stored, &slots)? } else { step.run_in(stored, &slots, pass)? };
+            let mut outputs = match pass {
+                Pass { only_shapes: true, .. } => step.outline(stored, &slots)?,
+                Pass { sketch: true, .. } => step.sketch(stored, &slots)?,
+                _ => step.run_in(stored, &slots, pass)?,
+            };
             see(step, &mut outputs)?;
             step.store(outputs, &mut slots);
             step.release(&mut slots);
@@ -326,6 +330,8 @@ pub(crate) struct By<'a> {
 struct Pass<'a> {
     mode: Mode,
     sketch: bool,
+    /// Whether no number of a sketch matters.
+    only_shapes: bool,
     budget: usize,
     precision: Precision,
     /// How many images there are; of no meaning in float32.
@@ -339,7 +345,8 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// All of it, as the file says.
     fn plain(mode: Mode) -> Self {
-        Pass { mode, sketch: false, budget: usize::MAX, precision: Precision::Fp32, images: None, chained: false, folds: None }
+        let (sketch, only_shapes, chained) = (false, false, false);
+        Pass { mode, sketch, only_shapes, budget: usize::MAX, precision: Precision::Fp32, images: None, chained, folds: None }
     }
 }
 

@@ -14,10 +14,6 @@ pub const OPS: &[Op] = &[
         .gradients(&[0, 1, 2])
         .by_example(ByExample::Rule(conv_by_example))
         .link(|node| Ok(Some(Link::Conv(Convolution::of(node)?))))
-        .sketched(|node| {
-            let convolution = Convolution::of(node)?;
-            one(move |call| convolution.sketch(call.input(0)?, call.input(1)?, call.optional(2)))
-        })
         .in_bf16(InBf16::Narrows),
     Op::new("ConvTranspose", 1, 3, conv_transpose).at_least(2).weights(&[1, 2]).gradients(&[0, 1, 2]).in_bf16(InBf16::Narrows),
     Op::new("ConvInteger", 10, 4, conv_integer).at_least(2).gradients(&[]),
@@ -79,6 +75,20 @@ impl Convolution {
         Ok((geometry, places))
     }
 
+    /// Zeros of the result's shape and kind, for where nothing else is asked; `None` for what may not fit together.
+    pub(crate) fn outline(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let (images, filters) = (x.size(), weight.size());
+        let (&[count, channels, ..], &[of, met, ..]) = (images.as_slice(), filters.as_slice()) else { return Ok(None) };
+        let kind = x.f_kind()?;
+        let divided = of % self.groups == 0 && met.checked_mul(self.groups) == Some(channels);
+        let alike = kind == weight.f_kind()? && bias.is_none_or(|bias| bias.kind() == kind && bias.size() == [of]);
+        if !divided || !alike || x.numel() == 0 || weight.numel() == 0 {
+            return Ok(None);
+        }
+        let (_, places) = self.geometry(x, weight)?;
+        Ok(Some(Tensor::f_zeros([&[count, of], &places[..]].concat(), (kind, x.device()))?))
+    }
+
     /// Also for QLinearConv.
     pub(super) fn run(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (geometry, places) = self.geometry(x, weight)?;
@@ -111,51 +121,6 @@ impl Convolution {
         let more = |side: &[i64]| -> Vec<i64> { side.iter().zip(&both).map(|(&side, &both)| side - both).collect() };
         let x = pad(x, &more(begin), &more(end), 0.0)?;
         Ok(x.f_convolution(weight, bias, strides, &both, dilations, false, &none, groups)?)
-    }
-}
-
-impl Convolution {
-    /// In place of the convolution where all channels meet: at every place of the result, the middle of the window and the mean of all its
-    /// numbers, about as large as the filters make them.
-    fn sketch(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let kind = x.f_kind()?;
-        let (&[filters, channels, ..], Some(&met)) = (weight.size().as_slice(), x.size().get(1)) else {
-            return self.run(x, weight, bias);
-        };
-        let empty = x.numel() == 0 || weight.numel() == 0;
-        if self.groups != 1 || met != channels || empty || is_whole(kind) || kind != weight.f_kind()? {
-            return self.run(x, weight, bias);
-        }
-        let (geometry, places) = self.geometry(x, weight)?;
-        let mut middles = x.shallow_clone();
-        for ((axis, size), &count) in spatial(x)?.into_iter().enumerate().zip(&places) {
-            let first = geometry.dilations[axis] * ((geometry.kernel[axis] - 1) / 2) - geometry.begin[axis];
-            if first == 0 && geometry.strides[axis] == 1 && count == size {
-                continue;
-            }
-            let axis_of_x = i64::try_from(axis + 2).map_err(Error::unexpected)?;
-            let middle = |place: i64| first + place * geometry.strides[axis];
-            let clamped: Vec<i64> = (0..count).map(|place| middle(place).clamp(0, size - 1)).collect();
-            let index = |places: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(places)?.f_to_device(x.device())?) };
-            middles = middles.f_index_select(axis_of_x, &index(&clamped)?)?;
-            let padding: Vec<i64> = (0..count).filter(|&place| !(0..size).contains(&middle(place))).collect();
-            if !padding.is_empty() {
-                middles = middles.f_index_fill(axis_of_x, &index(&padding)?, 0.0)?;
-            }
-        }
-        let window = Tensor::f_ones([&[1, 1], &geometry.kernel[..]].concat(), (kind, x.device()))?;
-        let mean = self.run(&x.f_mean_dim(1_i64, true, kind)?, &window.f_div_scalar(window.numel() as f64)?, None)?;
-        let copies = usize::try_from((filters + channels - 1) / channels).map_err(Error::malformed)?;
-        let picked = if copies > 1 { Tensor::f_cat(&vec![&middles; copies], 1)? } else { middles };
-        let per_filter = [&[filters][..], &vec![1; places.len()]].concat();
-        let size = weight.f_norm()?.f_div_scalar((filters as f64).sqrt())?;
-        let factors = Tensor::f_linspace(0.5, 1.5, filters, (Kind::Float, x.device()))?.f_to_kind(kind)?;
-        let factors = factors.f_mul(&size)?.f_reshape(&per_filter)?;
-        let y = picked.f_narrow(1, 0, filters)?.f_add(&mean)?.f_mul(&factors)?;
-        Ok(match bias {
-            Some(bias) => y.f_add(&bias.f_reshape(&per_filter)?)?,
-            None => y,
-        })
     }
 }
 

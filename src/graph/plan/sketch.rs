@@ -1,11 +1,12 @@
 //! Passes in which products with constants have cheap stand-ins: they tell shapes, and whether images keep to themselves.
 
-use super::{LOGITS, Mode, OUTPUT, Pass, Plan, Trace};
-use crate::error::Result;
+use super::{LOGITS, Mode, OUTPUT, Pass, Plan, Step, Trace};
+use crate::error::{Place, Result};
+use crate::graph::ops::Link;
 use crate::tensor::Tensor;
 
 /// Operators of which no softmax can be made.
-const PIECEWISE_LINEAR: [&str; 21] = [
+const PIECEWISE_LINEAR: &[&str] = &[
     "Add",
     "AveragePool",
     "BatchNormalization",
@@ -40,10 +41,11 @@ impl Plan {
     ///
     /// # Errors
     /// Malformed, naming the node at which the budget was passed; else what a node raises.
-    pub fn trace(&self, stored: &[Tensor], input: &Tensor, budget: usize) -> Result<Trace> {
+    /// With `only_shapes`, convolutions are [outlined](crate::graph::ops::Convolution::outline), and no number means anything.
+    pub fn trace(&self, stored: &[Tensor], input: &Tensor, budget: usize, only_shapes: bool) -> Result<Trace> {
         let mut shapes = vec![Vec::new(); self.slots];
         shapes[0] = input.size();
-        let pass = Pass { sketch: true, budget, ..Pass::plain(Mode::Eval) };
+        let pass = Pass { sketch: true, only_shapes, budget, ..Pass::plain(Mode::Eval) };
         let slots = self.run_steps(stored, std::slice::from_ref(input), self.steps.len(), &pass, &mut |step, outputs| {
             for (tensor, slot) in outputs.iter().zip(&step.outputs) {
                 if let Some(slot) = *slot {
@@ -60,9 +62,17 @@ impl Plan {
     pub fn is_piecewise_linear(&self) -> bool {
         self.steps.iter().all(|step| PIECEWISE_LINEAR.contains(&step.operator))
     }
+}
 
-    /// From now on, sketches do convolutions as they are: where a decision rests on numbers, not on shapes alone.
-    pub fn sketch_no_convolutions(&mut self) {
-        self.steps.iter_mut().filter(|step| step.operator == "Conv").for_each(|step| step.sketch = None);
+impl Step {
+    /// Runs this step alone, or what may stand in for it where only shapes are asked.
+    pub(super) fn outline(&self, stored: &[Tensor], slots: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+        if let Some(Link::Conv(convolution)) = &self.link
+            && let [Some(x), Some(weight), bias @ ..] = self.find_inputs(stored, slots).as_slice()
+            && let Some(output) = convolution.outline(x, weight, bias.first().copied().flatten()).at(|| &self.label)?
+        {
+            return Ok(vec![output]);
+        }
+        self.sketch(stored, slots)
     }
 }
