@@ -20,6 +20,28 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Staged::new(path, |file| file.write_all(bytes))?.appear()
 }
 
+/// Reads a JSON document of ours; `help` says what to do without it.
+///
+/// # Errors
+/// Data, naming the file, where it is not there, is damaged or is of another form.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path, help: &str) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(|error| Error::data(error).at(path.display()).help(help))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::data(format!("is damaged: {error}")).at(path.display()).help(help))
+}
+
+/// Lets nobody but its owner read a file. What can be recovered tells as much about people as their images do.
+///
+/// # Errors
+/// Unexpected, naming the file.
+pub fn make_private(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(|error| Error::io(path, &error))?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
 /// SHA-256 in hexadecimal of several texts, told apart however they are cut.
 pub fn digest(parts: &[&str]) -> String {
     let mut hash = Sha256::new();

@@ -236,6 +236,14 @@ pub fn to_i64s(tensor: &Tensor) -> Result<Vec<i64>> {
     Ok(values)
 }
 
+/// Copies a tensor of bytes to the host, in row-major order.
+pub fn to_u8s(tensor: &Tensor) -> Result<Vec<u8>> {
+    let flat = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut bytes = vec![0; flat.numel()];
+    flat.f_copy_data_u8(&mut bytes, flat.numel())?;
+    Ok(bytes)
+}
+
 /// Copies any numeric tensor to the host as f32, in row-major order.
 pub fn to_f32s(tensor: &Tensor) -> Result<Vec<f32>> {
     let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;

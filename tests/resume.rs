@@ -11,6 +11,7 @@ use cmira::data::{Adapter, FolderOptions, ImageSet, read_folder};
 use cmira::error::ErrorKind;
 use cmira::graph::Model;
 use cmira::harness::audit::{Audit, Outcome, run};
+use cmira::harness::kept::Keep;
 use cmira::nets::Backbone;
 use cmira::tensor::{Device, set_threads};
 use cmira::train::TrainSettings;
@@ -46,6 +47,7 @@ fn attempt(results: &Path, forget: &ImageSet, probe: &ImageSet, steps: Option<us
         results,
         stage_one_of: None,
         device: Device::Cpu,
+        keep: Keep::NOTHING,
         identity: None,
     };
     let (stop, seen) = (AtomicBool::new(false), Cell::new(0));

@@ -59,6 +59,8 @@ pub struct Iteration {
 /// What the attack reports while it runs.
 #[derive(Debug)]
 pub enum Progress<'a> {
+    /// Stage 2 begins, or goes on, by this variant.
+    Variant(Variant),
     /// A training epoch of stage 1 or of one model in stage 2.
     Training {
         /// `pretrain`, or `attack` or `unlearned` in stage 2.

@@ -46,6 +46,16 @@ impl Variant {
             Variant::PUA => "P+U+A",
         }
     }
+
+    /// The same in words, for who waits for it.
+    pub fn about(self) -> &'static str {
+        match self {
+            Variant::P => "P, what the probing images alone teach",
+            Variant::PA => "P+A, the attack model teaches itself",
+            Variant::PU => "P+U, the unlearned model teaches the attack model",
+            Variant::PUA => "P+U+A, both models teach each other",
+        }
+    }
 }
 
 /// Every setting of the attack. An unknown key in a settings file is refused.

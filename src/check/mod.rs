@@ -61,6 +61,9 @@ pub struct Check {
     pub batches: BTreeMap<String, f64>,
     /// Agreement on the given images; absent when none were given.
     pub images: Option<Parity>,
+    /// How many of the given images whose class is known the model gets right; absent when none were given, or their folders are not the
+    /// model's classes.
+    pub accuracy: Option<OnImages>,
     /// What the backward pass gave; absent when the model cannot be run.
     pub gradients: Option<Gradients>,
     /// What the import changed.
@@ -73,6 +76,17 @@ pub struct Check {
     pub import_peak_mb: Option<f64>,
     /// The whole summary of the import.
     pub import: Option<ImportReport>,
+}
+
+/// Accuracy on labelled images: much less than the model is said to have means that its adapter is wrong.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct OnImages {
+    /// Labelled images that were looked at.
+    pub images: usize,
+    /// Top-1, percent.
+    pub accuracy: f64,
+    /// What guessing gives, percent.
+    pub chance: f64,
 }
 
 /// Counts of stored numbers.
@@ -184,6 +198,7 @@ pub fn check(
         parity,
         batches,
         images: on_images,
+        accuracy: None,
         gradients: Some(gradients),
         repairs: report.repairs.clone(),
         unsupported: Vec::new(),
@@ -221,6 +236,7 @@ fn refused(path: &Path, sha256: &str, survey: Survey) -> Check {
         parity: None,
         batches: BTreeMap::new(),
         images: None,
+        accuracy: None,
         gradients: None,
         repairs: Vec::new(),
         unsupported: survey.unsupported,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::check::rounding::{self, Rounding};
 use crate::check::witness::Witness;
@@ -12,7 +12,7 @@ use crate::graph::Model;
 use crate::tensor::{Device, Kind, Tensor, no_grad, rng, to_f64s};
 
 /// Agreement on a set of images.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Parity {
     /// Largest absolute difference.
     pub max_abs: f64,

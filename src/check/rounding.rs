@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::check::witness::{Given, Witness};
 use crate::error::Result;
@@ -13,7 +13,7 @@ use crate::graph::ops::quant::jittered;
 use crate::tensor::{Device, Kind, Tensor, to_f64s};
 
 /// How the rounded numbers of a model compare with ONNX Runtime's.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rounding {
     /// Places of the graph at which rounded numbers were compared.
     pub places: usize,

@@ -5,16 +5,20 @@ use std::time::Instant;
 
 use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
 use crate::check::{self, Parity};
+use crate::cli::board::{Board, Watched};
 use crate::cli::common::{self, Compute, Expected, Precise, Reading};
 use crate::cli::progress::Bar;
+use crate::cli::report;
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome};
 use crate::harness::controls::{self, ProbeOnly};
+use crate::harness::kept::Keep;
 use crate::harness::results::{self, Described};
 use crate::nets::Backbone;
-use crate::report::verdict;
+use crate::report::pages::Maps;
+use crate::report::{Summary, csv, verdict};
 use crate::tensor::{Device, Tensor};
 use crate::train;
 use crate::yaml;
@@ -76,12 +80,20 @@ pub struct Args {
     /// Resize images of another size instead of leaving them out.
     #[arg(long)]
     resize: bool,
+    /// Images, forget and probing together, whose features are kept for a map of them (t-SNE), at most; 0 keeps none.
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
+    features: usize,
+    /// Keep no small pictures of the forget images, and show none on the page.
+    #[arg(long)]
+    no_pictures: bool,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
     /// Print all settings with their values as YAML, and do nothing.
     #[arg(long)]
     print_settings: bool,
+    #[command(flatten)]
+    watched: Watched,
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
@@ -126,6 +138,8 @@ fn audit(args: &Args) -> Result<()> {
     let plain: &[Variant] = if args.ablation { &Variant::ABLATION } else { &[settings.variant] };
     // Self-training does not depend on the model: it is run once.
     let with_self = [plain, &[Variant::PA]].concat();
+    let keep = Keep { features: args.features, pictures: if args.no_pictures { 0 } else { MOST_PICTURES } };
+    let command = common::command_line();
     let of = |model, variants, results, stage_one_of| Audit {
         model,
         forget: &forget,
@@ -136,11 +150,21 @@ fn audit(args: &Args) -> Result<()> {
         results,
         stage_one_of,
         device,
+        keep,
         identity: None,
     };
     let one = |audit: &Audit, method: &str, what: &str, witnessed: Witnessed| -> Result<Finished> {
-        let Witnessed { parity, notes } = witnessed;
-        let described = Described { dataset: &args.dataset, backbone: &args.model_name, method, device, parity, notes };
+        let Witnessed { file, parity, notes } = witnessed;
+        let described = Described {
+            dataset: &args.dataset,
+            backbone: &args.model_name,
+            method,
+            device,
+            parity,
+            notes,
+            command: &command,
+            model_file: &file,
+        };
         let started = Instant::now();
         let outcome = attack(audit, what, args)?;
         if outcome.shared_images > 0 {
@@ -187,7 +211,14 @@ fn audit(args: &Args) -> Result<()> {
     if with_control {
         let folder = controls::folder(&args.out, given.as_ref().map(|(_, control)| control));
         let attacked = |control: &Model, method: &str, witnessed: Witnessed| {
-            let its = Audit { model: control, variants: plain, results: &folder, stage_one_of: Some(&args.out), ..main };
+            let its = Audit {
+                model: control,
+                variants: plain,
+                results: &folder,
+                stage_one_of: Some(&args.out),
+                keep: Keep::NOTHING,
+                ..main
+            };
             one(&its, method, "control", witnessed)
         };
         let trained_here = || -> Result<(Finished, Vec<String>)> {
@@ -209,21 +240,40 @@ fn audit(args: &Args) -> Result<()> {
         finished.summary.notes.extend(notes);
         finished.summary.notes.retain(|note| note != controls::PENDING);
         reporter.note(&format!("the control's own results are in {}", folder.display()));
-        controls::add_control(&main, &finished.outcome, &mut finished.summary, &other.outcome, &other.summary)?;
+        let its = (&other.summary, folder.as_path());
+        controls::add_control(&main, &finished.outcome, &mut finished.summary, &other.outcome, its)?;
         controls::add_self_training(&main, &finished.outcome, &mut finished.summary)?;
     }
+    let written = report::write_page(&args.out, report::Results::Audit, Maps::Drawn, &reporter)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&finished.summary).map_err(Error::unexpected)?);
     } else {
         print!("{}", results::text(&finished.summary, &finished.outcome, &args.out));
+        println!("{}", in_one_line(&finished.summary, written.first()));
     }
     Ok(())
+}
+
+/// The last line on the screen: what came out, and where all of it can be seen.
+fn in_one_line(summary: &Summary, page: Option<&PathBuf>) -> String {
+    let number =
+        |name: &str, value: Option<f64>, unit: &str| value.map(|value| format!("{name} {}{unit}", csv::percent(Some(value))));
+    let numbers = [
+        number("Acc_U", summary.acc_u, " %"),
+        number("Acc_A", summary.acc_a_last, " %"),
+        number("excess", summary.excess, " points"),
+        Some(format!("agreement {:.1} %", 100.0 * summary.agreement_rate)),
+    ];
+    let numbers: Vec<String> = numbers.into_iter().flatten().collect();
+    format!("{}: {}", page.map_or_else(String::new, |page| page.display().to_string()), numbers.join(", "))
 }
 
 /// Trains the control that every audit has, with a bar.
 fn train_control(audit: &Audit, folder: &Path, args: &Args) -> Result<(PathBuf, ProbeOnly)> {
     let bar = args.compute.reporter().bar("control");
+    let mut board = Board::new(&args.watched);
     let mut show = |progress: &Progress| {
+        board.attack("control's training", progress);
         if let Progress::Training { model, iteration, event } = progress {
             show_epoch(&bar, "control", model, *iteration, event);
         }
@@ -233,12 +283,16 @@ fn train_control(audit: &Audit, folder: &Path, args: &Args) -> Result<(PathBuf, 
     made
 }
 
+/// Forget images of which small pictures are kept for the page, at most.
+const MOST_PICTURES: usize = 2_000;
+
 /// Forget images on which an import is compared with ONNX Runtime before it is attacked.
 const COMPARED_IMAGES: usize = 16;
 
 /// What ONNX Runtime says about an import.
 #[derive(Default)]
 struct Witnessed {
+    file: String,
     parity: Option<Parity>,
     notes: Vec<String>,
 }
@@ -250,10 +304,11 @@ impl Witnessed {
     /// # Errors
     /// Also Unsupported, for a model that would be trained and that no gradient reaches.
     fn of(path: &Path, model: &Model, images: &Tensor, trained: bool) -> Result<Witnessed> {
+        let file = path.display().to_string();
         let mut witnessed = match check::compare_on(path, model, images) {
-            Ok(parity) => Witnessed { parity: Some(parity), notes: Vec::new() },
+            Ok(parity) => Witnessed { file, parity: Some(parity), notes: Vec::new() },
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Usage) => {
-                Witnessed { parity: None, notes: vec![format!("not compared with ONNX Runtime: {error}")] }
+                Witnessed { file, parity: None, notes: vec![format!("not compared with ONNX Runtime: {error}")] }
             }
             Err(error) => return Err(error),
         };
@@ -268,7 +323,7 @@ impl Witnessed {
 }
 
 struct Finished {
-    summary: results::Summary,
+    summary: Summary,
     outcome: Outcome,
 }
 
@@ -294,12 +349,20 @@ fn settings(args: &Args) -> Result<AttackSettings> {
 fn attack(audit: &Audit, what: &str, args: &Args) -> Result<Outcome> {
     let reporter = args.compute.reporter();
     let bar = reporter.bar(what);
-    let mut show = |progress: &Progress| match progress {
-        Progress::Training { model, iteration, event } => show_epoch(&bar, what, model, *iteration, event),
-        Progress::Iteration(line) => reporter.note(&describe(what, line)),
+    let mut board = Board::new(&args.watched);
+    let mut show = |progress: &Progress| {
+        board.attack(what, progress);
+        match progress {
+            Progress::Training { model, iteration, event } => show_epoch(&bar, what, model, *iteration, event),
+            Progress::Iteration(line) => reporter.note(&describe(what, line)),
+            Progress::Variant(variant) => reporter.note(&format!("{what}: {}", variant.about())),
+        }
     };
     let outcome = audit::run(audit, &mut show, common::listen_for_interrupt());
     bar.finish();
+    if let Some(error) = board.failure() {
+        reporter.warn(&format!("TensorBoard's files are not complete: {error}"));
+    }
     outcome
 }
 

@@ -147,6 +147,11 @@ fn end_at_once() -> ! {
     unsafe { libc::_exit(i32::from(crate::error::ErrorKind::Interrupted.exit_code())) }
 }
 
+/// The command that was given, word by word.
+pub fn command_line() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
 /// Reads the adapter file, or states nothing.
 pub fn adapter(path: Option<&Path>) -> Result<Adapter> {
     path.map_or_else(|| Ok(Adapter::default()), Adapter::read)

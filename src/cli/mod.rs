@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod board;
 mod check;
 mod common;
 mod conformance;
@@ -11,15 +12,18 @@ mod operators;
 mod progress;
 mod report;
 mod run;
+mod shell;
 mod train;
 mod unlearn;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{ErrorKind, Result};
+use crate::harness::results::LIBTORCH;
 use crate::tensor::{guarded, silence_guarded_panics};
 
 /// Audits image classifiers that are said to have unlearned some of their training images.
@@ -27,6 +31,7 @@ use crate::tensor::{guarded, silence_guarded_panics};
 #[command(
     name = "cmira",
     version,
+    long_version = LONG_VERSION.as_str(),
     max_term_width = 110,
     after_help = "Example:
   cmira check model.onnx
@@ -59,11 +64,30 @@ enum Command {
     Train(train::Args),
     /// Unlearn images with a reference method.
     Unlearn(unlearn::Args),
-    /// Make more out of results: a comparison with the paper, a workbook.
+    /// Make tables, figures and page again, from results alone; a comparison with the paper, a workbook.
     Report(report::Args),
     /// Run the paper's grid: train, unlearn and attack every combination, and write all tables.
     Run(run::Args),
+    /// Print what a shell needs to complete commands.
+    Completions(shell::Completions),
+    /// Write manual pages.
+    Man(shell::Man),
 }
+
+/// With what the program was built from and for.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let operators: std::collections::BTreeSet<&str> = crate::graph::ops::all().map(|op| op.name).collect();
+    format!(
+        "{}\nlibtorch {LIBTORCH}, on CPUs, and on CUDA where its libraries are beside it\nONNX Runtime as witness of every import\n{} ONNX \
+         operators, {} unlearning methods\nbuilt for {} on {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        operators.len(),
+        crate::unlearn::METHODS.len(),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        if cfg!(debug_assertions) { "for debugging" } else { "for release" },
+    )
+});
 
 /// Runs one command and gives the process exit code.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -107,5 +131,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Unlearn(args) => unlearn::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Completions(args) => {
+            shell::completions(&args, Cli::command());
+            Ok(())
+        }
+        Command::Man(args) => shell::man(&args, Cli::command()),
     }
 }

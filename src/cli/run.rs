@@ -7,10 +7,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::attack::Progress;
+use crate::cli::board::{Board, Watched};
 use crate::cli::common::{self, Compute, Precise};
+use crate::cli::report;
 use crate::error::{Error, Result};
 use crate::graph::Computing;
 use crate::harness::grid::{self, GridEvent, Harness, Hooks, Message, Workers, Workspace};
+use crate::report::pages::Maps;
 use crate::tensor::{Device, DeviceChoice, device_name, threads};
 use crate::train;
 
@@ -38,6 +41,9 @@ pub struct Args {
     /// Several devices to spread the steps over, instead of --device.
     #[arg(long, value_delimiter = ',', value_name = "DEVICE", conflicts_with = "device")]
     devices: Vec<DeviceChoice>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
     /// Print the JSON Schema of grid files, and do nothing.
     #[arg(long)]
     print_schema: bool,
@@ -48,6 +54,8 @@ pub struct Args {
     #[arg(long, hide = true, value_name = "PID")]
     parent: Option<u32>,
     #[command(flatten)]
+    watched: Watched,
+    #[command(flatten)]
     precise: Precise,
     #[command(flatten)]
     compute: Compute,
@@ -57,6 +65,10 @@ pub struct Args {
 const AS_READ: &str = "grid-as-read.yaml";
 
 pub fn run(args: &Args) -> Result<()> {
+    common::or_json(args.json, grid(args))
+}
+
+fn grid(args: &Args) -> Result<()> {
     if args.print_schema {
         print!("{}", Harness::json_schema());
         return Ok(());
@@ -72,7 +84,9 @@ pub fn run(args: &Args) -> Result<()> {
     let started = Instant::now();
     let bar = reporter.bar("grid");
     let mut state = State::new();
+    let mut board = Board::new(&args.watched);
     let mut show = |event: &GridEvent| {
+        watch(&mut board, &state.step, event);
         match event {
             GridEvent::Step { name, done, of, skipped } => {
                 state.step = (*name).to_string();
@@ -96,10 +110,22 @@ pub fn run(args: &Args) -> Result<()> {
     let as_read = serde_yaml::to_string(&harness).map_err(Error::unexpected)?;
     crate::files::write(&args.out.join(AS_READ), as_read.as_bytes())?;
     let computing = Computing { device, precision: args.precise.on(device) };
-    let written = grid::run(&harness, &workspace, computing, workers, &mut hooks);
+    let tables = grid::run(&harness, &workspace, computing, workers, &common::command_line(), &mut hooks);
     bar.finish();
-    let names: Vec<String> = written?.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+    let names: Vec<String> = tables?.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+    let written = report::write_page(&args.out, report::Results::Grid, Maps::Drawn, &reporter)?;
+    if args.json {
+        let paths: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+        println!(
+            "{:#}",
+            serde_json::json!({ "out": args.out, "seconds": started.elapsed().as_secs_f64(), "tables": names, "written": paths })
+        );
+        return Ok(());
+    }
     println!("{} in {:.0} s: {}", args.out.display(), started.elapsed().as_secs_f64(), names.join(" "));
+    if let Some(page) = written.first() {
+        println!("{}: tables and figures to look at", page.display());
+    }
     Ok(())
 }
 
@@ -122,6 +148,9 @@ fn worker(step: &str, device: Device, args: &Args) -> Result<Command> {
     command.args(["--device", &device_name(device), "--threads", &threads().to_string()]);
     command.args(["--precision", &args.precise.on(device).to_string()]);
     command.args(["--parent", &std::process::id().to_string()]);
+    if let Some(folder) = &args.watched.tensorboard {
+        command.arg("--tensorboard").arg(folder);
+    }
     Ok(command)
 }
 
@@ -141,7 +170,9 @@ fn as_worker(step: &str, args: &Args) -> Result<()> {
         }
         let mut state = State::new();
         let mut last = Instant::now();
+        let mut board = Board::new(&args.watched);
         let mut show = |event: &GridEvent| {
+            watch(&mut board, step, event);
             if last.elapsed() >= Duration::from_millis(250) {
                 last = Instant::now();
                 say(&Message::Working(state.describe(event)));
@@ -160,6 +191,15 @@ fn orphaned_from(parent: u32) -> bool {
     return std::os::unix::process::parent_id() != parent;
     #[cfg(not(unix))]
     return false;
+}
+
+/// Tells TensorBoard of a step's training or attack.
+fn watch(board: &mut Board, step: &str, event: &GridEvent) {
+    match event {
+        GridEvent::Training(event) => board.training(step, "training", 0, event),
+        GridEvent::Attack(progress) => board.attack(step, progress),
+        _ => {}
+    }
 }
 
 /// How far a grid is, for people.

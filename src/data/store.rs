@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::tensor::{Device, Kind, Tensor};
+use crate::tensor::{Device, Kind, Tensor, to_u8s};
 
 /// An image, file or line that could not be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -111,7 +111,7 @@ impl ImageSet {
     /// Unexpected, when libtorch cannot copy.
     pub fn image_hashes(&self) -> Result<Vec<[u8; 32]>> {
         let size = self.channels() * self.height() * self.width();
-        Ok(pixels(&self.images)?.chunks_exact(size.max(1)).map(|image| Sha256::digest(image).into()).collect())
+        Ok(to_u8s(&self.images)?.chunks_exact(size.max(1)).map(|image| Sha256::digest(image).into()).collect())
     }
 
     fn side(&self, dimension: usize) -> usize {
@@ -200,19 +200,12 @@ impl ImageSet {
     }
 }
 
-/// The pixels of a contiguous byte tensor on the CPU, in row-major order.
-pub(super) fn pixels(images: &Tensor) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; images.numel()];
-    images.f_copy_data_u8(&mut bytes, images.numel())?;
-    Ok(bytes)
-}
-
 fn identify(images: &Tensor, labels: &[Option<i64>], names: &[String]) -> Result<String> {
     let mut hash = Sha256::new();
     for side in images.size() {
         hash.update(side.to_le_bytes());
     }
-    hash.update(pixels(images)?);
+    hash.update(to_u8s(images)?);
     for label in labels {
         // Labels are never negative, so -1 is free to mean none.
         hash.update(label.unwrap_or(-1).to_le_bytes());
@@ -249,7 +242,7 @@ mod tests {
     }
 
     fn first_bytes(set: &ImageSet) -> Vec<u8> {
-        pixels(&set.images).unwrap().iter().step_by(12).copied().collect()
+        to_u8s(&set.images).unwrap().iter().step_by(12).copied().collect()
     }
 
     #[test]
@@ -277,7 +270,7 @@ mod tests {
     #[test]
     fn the_hash_sees_pixels_labels_and_names() {
         let plain = set(2);
-        let mut pixels = pixels(&plain.images).unwrap();
+        let mut pixels = to_u8s(&plain.images).unwrap();
         pixels[5] += 1;
         let shape = [2, 3, 2, 2];
         let image = |bytes: &[u8]| Tensor::f_from_data_size(bytes, &shape, Kind::Uint8).unwrap();

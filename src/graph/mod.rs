@@ -6,6 +6,7 @@ mod chain;
 mod cost;
 mod evaluator;
 mod export;
+mod features;
 mod findings;
 mod fold;
 mod fresh;

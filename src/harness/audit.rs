@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use crate::attack::cmira::{self, Evidence, Score};
-use crate::attack::sets::Predictions;
 use crate::attack::{AttackSettings, Course, Hooks, Progress, StopReason, StopRule, Variant};
 use crate::check::gradients;
 use crate::data::{Adapter, Batches, ImageSet, splits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files;
 use crate::graph::{Mode, Model};
+use crate::harness::kept::Keep;
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
@@ -40,6 +40,8 @@ pub struct Audit<'a> {
     pub stage_one_of: Option<&'a Path>,
     /// Where to compute.
     pub device: Device,
+    /// What is kept of images beside tables.
+    pub keep: Keep,
     /// What makes this audit the one that an unfinished state belongs to, where that is less or more than model, images and settings.
     pub identity: Option<&'a str>,
 }
@@ -62,6 +64,10 @@ pub struct VariantOutcome {
 pub struct Outcome {
     /// By variant, in the paper's order.
     pub variants: Vec<VariantOutcome>,
+    /// The attack model after stage 1.
+    pub pretrained: Model,
+    /// The audited model's own accuracy on the probing images before the attack, percent.
+    pub own_accuracy: Option<f64>,
     /// Stage 1's accuracy on held-out probing images, percent, if any were held out.
     pub holdout_accuracy: Option<f64>,
     /// Largest singular value of any weight matrix of the attack model after stage 1, by decomposition; empty without normalisation.
@@ -170,14 +176,17 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
         store.save_model("pretrained", &pretrained)?;
     }
     pretrained.reset_parametrization();
-    let holdout_accuracy = holdout_accuracy(&pretrained, audit, &probe_labels, &held_out)?;
+    let holdout_accuracy = probe_accuracy(&pretrained, audit, &probe_labels, &held_out)?;
+    let everything: Vec<usize> = (0..audit.probe.len()).collect();
+    let own_accuracy = probe_accuracy(audit.model, audit, &probe_labels, &everything)?;
     let largest_spectral_norm = if audit.settings.spectral_norm { Some(largest_norm(&pretrained)?) } else { None };
 
     let mut variants = Vec::new();
     for variant in Variant::ALL.into_iter().filter(|v| audit.variants.contains(v)) {
         variants.push(one_variant(audit, &store, variant, &pretrained, &evidence, score, report, stop)?);
     }
-    Ok(Outcome { variants, holdout_accuracy, largest_spectral_norm, shared_images: shared_images(audit.forget, audit.probe)? })
+    let shared_images = shared_images(audit.forget, audit.probe)?;
+    Ok(Outcome { variants, pretrained, own_accuracy, holdout_accuracy, largest_spectral_norm, shared_images })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -199,6 +208,7 @@ fn one_variant(
         Some(course) => course,
         None => cmira::begin(&attack, &unlearned, evidence, variant, score)?,
     };
+    report(&Progress::Variant(variant));
     let mut save = |course: &Course| -> Result<()> {
         store.save_course(variant.name(), course, &attack, &unlearned)?;
         if stop.load(std::sync::atomic::Ordering::SeqCst) {
@@ -230,7 +240,8 @@ fn identity(audit: &Audit) -> Result<String> {
     Ok(format!("{}\n", files::digest(&[inputs.as_slice(), &[env!("CARGO_PKG_VERSION")]].concat())))
 }
 
-fn holdout_accuracy(model: &Model, audit: &Audit, labels: &[i64], rows: &[usize]) -> Result<Option<f64>> {
+/// Accuracy of a model on some of the probing images, percent; empty for none.
+fn probe_accuracy(model: &Model, audit: &Audit, labels: &[i64], rows: &[usize]) -> Result<Option<f64>> {
     if rows.is_empty() {
         return Ok(None);
     }
@@ -255,34 +266,4 @@ fn largest_norm(model: &Model) -> Result<f64> {
 fn shared_images(forget: &ImageSet, probe: &ImageSet) -> Result<usize> {
     let known: HashSet<[u8; 32]> = probe.image_hashes()?.into_iter().collect();
     Ok(forget.image_hashes()?.iter().filter(|hash| known.contains(*hash)).count())
-}
-
-/// Predictions of one model with everything that a row of `predictions.csv` needs.
-pub struct ImagePrediction<'a> {
-    /// The image's path inside its folder.
-    pub image: &'a str,
-    /// `M_U`'s class before the attack.
-    pub unlearned: i64,
-    /// `M_U`'s probability of that class, `0..=1`.
-    pub unlearned_confidence: f32,
-    /// The class that the attack recovered.
-    pub recovered: i64,
-    /// The attack model's probability of that class, `0..=1`.
-    pub recovered_confidence: f32,
-    /// The true class, if it is known.
-    pub truth: Option<i64>,
-}
-
-/// One line an image, in the forget set's order.
-pub fn image_predictions<'a>(forget: &'a ImageSet, before: &'a Predictions, after: &'a Predictions) -> Vec<ImagePrediction<'a>> {
-    (0..forget.len())
-        .map(|i| ImagePrediction {
-            image: &forget.names[i],
-            unlearned: before.classes[i],
-            unlearned_confidence: before.confidences[i],
-            recovered: after.classes[i],
-            recovered_confidence: after.confidences[i],
-            truth: forget.labels[i],
-        })
-        .collect()
 }

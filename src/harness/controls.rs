@@ -12,8 +12,9 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::Model;
 use crate::harness::audit::{Audit, Outcome};
-use crate::harness::results::{self, Summary};
+use crate::harness::results;
 use crate::metrics::{accuracy, paired};
+use crate::report::Summary;
 use crate::report::verdict::{PROBE_ONLY, SELF_TRAINING, verdict};
 use crate::tensor::derive_seed;
 use crate::train::checkpoint::Checkpoint;
@@ -126,10 +127,17 @@ fn right(audit: &Audit, outcome: &Outcome, variant: &str) -> Option<Vec<bool>> {
 }
 
 /// Takes a control into account: what the same attack reaches on it is no leak of the audited model. The headline's comparison is the verdict.
+/// `folder` is where the control's own results are.
 ///
 /// # Errors
 /// Unexpected, when the folder is not writable or the disk is full.
-pub fn add_control(audit: &Audit, own: &Outcome, summary: &mut Summary, other: &Outcome, control: &Summary) -> Result<()> {
+pub fn add_control(
+    audit: &Audit,
+    own: &Outcome,
+    summary: &mut Summary,
+    other: &Outcome,
+    (control, folder): (&Summary, &Path),
+) -> Result<()> {
     let mut last = None;
     for record in &mut summary.records {
         let found = control.records.iter().find(|found| found.variant == record.variant);
@@ -140,6 +148,9 @@ pub fn add_control(audit: &Audit, own: &Outcome, summary: &mut Summary, other: &
         });
     }
     summary.verdicts.extend(last);
+    // Relative, so that the folder may be moved, or sent to somebody.
+    let below = folder.strip_prefix(audit.results).unwrap_or(folder);
+    summary.control_folder = Some(below.display().to_string());
     results::finish(audit.results, summary)
 }
 

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod bench;
 pub mod controls;
 pub mod grid;
+pub mod kept;
 pub mod probing;
 pub mod results;
 pub mod state;

@@ -2,23 +2,24 @@
 
 use std::path::Path;
 
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::attack::{AttackSettings, Course, Iteration, Variant};
 use crate::check::Parity;
-use crate::data::{Adapter, ImageSet, Problem};
+use crate::data::{ImageSet, Problem};
 use crate::error::{Error, Result, readable};
 use crate::files;
 use crate::graph::Model;
-use crate::harness::audit::{self, Audit, Outcome, VariantOutcome};
+use crate::harness::audit::{Audit, Outcome, VariantOutcome};
+use crate::harness::kept;
 use crate::metrics::{accuracy, interval, polygon, recovery};
 use crate::onnx;
+use crate::report::summary::{LeftOut, Summary};
 use crate::report::{ClassRecord, Provenance, Record, csv, tables};
 use crate::tensor::{Device, device_name, threads};
 
 /// The libtorch release that the bindings are made for.
-const LIBTORCH: &str = "2.11.0";
+pub const LIBTORCH: &str = "2.11.0";
 
 /// What the tables call things.
 pub struct Described<'a> {
@@ -35,90 +36,10 @@ pub struct Described<'a> {
     pub parity: Option<Parity>,
     /// What the caller found out that a reader should know, in words.
     pub notes: Vec<String>,
-}
-
-/// The headline of an audit: what `--json` prints. Accuracies are top-1 in percent, empty without labels.
-#[derive(Debug, Clone, Serialize)]
-pub struct Summary {
-    /// See [`Record::acc_u`].
-    pub acc_u: Option<f64>,
-    /// See [`Record::acc_a_last`].
-    pub acc_a_last: Option<f64>,
-    /// See [`Record::acc_a_best`].
-    pub acc_a_best: Option<f64>,
-    /// See [`Record::acc_u_after`].
-    pub acc_u_after: Option<f64>,
-    /// See [`Record::r_i`].
-    pub r_i: Option<f64>,
-    /// See [`Record::r_r`].
-    pub r_r: Option<f64>,
-    /// See [`Record::a_r`].
-    pub a_r: Option<f64>,
-    /// See [`Record::a_r_geometric`].
-    pub a_r_geometric: Option<f64>,
-    /// See [`Record::acc_u_best`].
-    pub acc_u_best: Option<f64>,
-    /// See [`Record::excess`].
-    pub excess: Option<f64>,
-    /// See [`Record::excess_low`].
-    pub excess_low: Option<f64>,
-    /// See [`Record::excess_high`].
-    pub excess_high: Option<f64>,
-    /// See [`Record::excess_p`].
-    pub excess_p: Option<f64>,
-    /// See [`Record::excess_u`].
-    pub excess_u: Option<f64>,
-    /// See [`Record::excess_self`].
-    pub excess_self: Option<f64>,
-    /// See [`Record::control`].
-    pub control: Option<String>,
-    /// See [`Record::control_sha256`].
-    pub control_sha256: Option<String>,
-    /// See [`Record::agreement_rate`].
-    pub agreement_rate: f64,
-    /// Iterations of stage 2.
-    pub iterations: usize,
-    /// Why it ended.
-    pub stop_reason: String,
-    /// Stage 1's accuracy on held-out probing images, percent.
-    pub probe_holdout_accuracy: Option<f64>,
-    /// Largest singular value of any weight matrix of the attack model after stage 1.
-    pub largest_spectral_norm: Option<f64>,
-    /// Forget images that are in the probing set as well.
-    pub shared_images: usize,
-    /// Class names in the order of the model's outputs.
-    pub classes: Vec<String>,
-    /// How images were turned into numbers.
-    pub adapter: Adapter,
-    /// The import's agreement with ONNX Runtime on the first forget images; empty where a note says why it was not compared.
-    pub parity: Option<Parity>,
-    /// What the import changed in the audited model so that it can be trained.
-    pub repairs: Vec<String>,
-    /// Parameters of the audited model that were trained.
-    pub trainable: usize,
-    /// Files that could not be used, by set; each was named on stderr.
-    pub left_out: LeftOut,
-    /// Every setting of the attack.
-    pub settings: AttackSettings,
-    /// Where the numbers come from.
-    pub provenance: Provenance,
-    /// Every variant that was run.
-    pub records: Vec<Record>,
-    /// What comes back beyond each control, in words: effect, interval and control.
-    pub verdicts: Vec<String>,
-    /// What a reader should know before relying on the numbers, in words.
-    pub notes: Vec<String>,
-    /// Seconds of wall-clock time; of an audit that was interrupted, those after it was taken up again.
-    pub seconds: f64,
-}
-
-/// How many image files were left out.
-#[derive(Debug, Clone, Serialize)]
-pub struct LeftOut {
-    /// Of the forget set.
-    pub forget: usize,
-    /// Of the probing set.
-    pub probe: usize,
+    /// The command that was given, word by word.
+    pub command: &'a [String],
+    /// The audited file, as it was named.
+    pub model_file: &'a str,
 }
 
 /// Writes all results of an audit and gives its headline.
@@ -135,12 +56,16 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
     let (Some(main), Some(headline)) = (outcome.variants.last(), records.last()) else {
         return Err(Error::usage("no variant of the attack was run"));
     };
-    write_predictions(audit, main)?;
+    kept::write_predictions(audit, main)?;
+    let thumbnails = kept::write_thumbnails(audit)?;
+    let features = kept::write_features(audit, outcome, main)?;
     write_left_out(audit)?;
     write_iterations(audit.results, outcome)?;
     export(&main.attack, audit, &provenance, "recovered.onnx")?;
     export(&main.unlearned, audit, &provenance, "unlearned_after.onnx")?;
     let mut summary = Summary {
+        command: described.command.to_vec(),
+        model_file: described.model_file.to_string(),
         acc_u: headline.acc_u,
         acc_a_last: headline.acc_a_last,
         acc_a_best: headline.acc_a_best,
@@ -158,9 +83,11 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
         excess_self: None,
         control: None,
         control_sha256: None,
+        control_folder: None,
         agreement_rate: headline.agreement_rate,
         iterations: headline.iterations,
         stop_reason: headline.stop_reason.clone(),
+        probe_accuracy: outcome.own_accuracy,
         probe_holdout_accuracy: outcome.holdout_accuracy,
         largest_spectral_norm: outcome.largest_spectral_norm,
         shared_images: outcome.shared_images,
@@ -178,12 +105,26 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
             .notes
             .iter()
             .cloned()
+            .chain(lost(outcome.own_accuracy, audit.model.classes()))
             .chain(starved(audit.settings, main.variant, audit.forget.len(), &main.course))
             .collect(),
+        thumbnails,
+        features,
         seconds,
     };
     finish(audit.results, &mut summary)?;
     Ok(summary)
+}
+
+/// Says so when the audited model knows hardly anything of the probing images: more often than not, that is the adapter's fault.
+fn lost(accuracy: Option<f64>, classes: usize) -> Option<String> {
+    let (accuracy, chance) = (accuracy?, 100.0 / classes.max(1) as f64);
+    (accuracy < 2.0 * chance).then(|| {
+        format!(
+            "the audited model gets {accuracy:.1} % of the probing images right, where guessing gets {chance:.1} %: if it should know them, the \
+             adapter is wrong (the order of the classes, mean and std, or the order of the colours), and so is every number here"
+        )
+    })
 }
 
 /// Says so when the confidence threshold, not the share, decided how little a model taught the other at the end: an attack that
@@ -220,8 +161,7 @@ pub(super) fn finish(results: &Path, summary: &mut Summary) -> Result<()> {
     summary.control = headline.and_then(|r| r.control.clone());
     summary.control_sha256 = headline.and_then(|r| r.control_sha256.clone());
     tables::write_all(results, &summary.records)?;
-    let json = serde_json::to_vec_pretty(summary).map_err(Error::unexpected)?;
-    files::write(&results.join("run.json"), &json)
+    summary.write(results)
 }
 
 fn provenance(audit: &Audit, device: Device) -> Result<Provenance> {
@@ -299,28 +239,9 @@ fn record(audit: &Audit, variant: &VariantOutcome, described: &Described, proven
     }
 }
 
-fn class_name(audit: &Audit, class: i64) -> String {
+pub(super) fn class_name(audit: &Audit, class: i64) -> String {
     let name = usize::try_from(class).ok().and_then(|c| audit.probe.classes.get(c));
     name.cloned().unwrap_or_else(|| class.to_string())
-}
-
-fn write_predictions(audit: &Audit, variant: &VariantOutcome) -> Result<()> {
-    let header = ["image", "unlearned_label", "unlearned_confidence", "recovered_label", "recovered_confidence", "truth"];
-    let lines = audit::image_predictions(audit.forget, &variant.course.before, &variant.course.attack);
-    let rows: Vec<Vec<String>> = lines
-        .iter()
-        .map(|line| {
-            vec![
-                csv::text(line.image),
-                csv::text(&class_name(audit, line.unlearned)),
-                line.unlearned_confidence.to_string(),
-                csv::text(&class_name(audit, line.recovered)),
-                line.recovered_confidence.to_string(),
-                line.truth.map_or_else(String::new, |t| csv::text(&class_name(audit, t))),
-            ]
-        })
-        .collect();
-    csv::write(&audit.results.join("predictions.csv"), &header, &rows)
 }
 
 /// Every file that was no use, in words: what was not audited is part of the result.
@@ -363,15 +284,6 @@ fn write_iterations(results: &Path, outcome: &Outcome) -> Result<()> {
     csv::write(&results.join("iterations.csv"), &header, &rows)
 }
 
-/// The recovered model tells as much about the images as the predictions: like the other results it is for its owner alone.
-fn private(path: &Path) -> Result<()> {
-    #[cfg(unix)]
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(|e| Error::io(path, &e))?;
-    #[cfg(not(unix))]
-    let _ = path;
-    Ok(())
-}
-
 /// Writes a model with a note of how it came about.
 fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> Result<()> {
     let mut proto = model.to_onnx()?;
@@ -386,7 +298,7 @@ fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> 
     );
     let path = audit.results.join(name);
     onnx::save(&proto, &path)?;
-    private(&path)
+    files::make_private(&path)
 }
 
 /// The recovery table and the list of files, for a terminal of 100 columns.
@@ -433,11 +345,8 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
         last.map_or(String::new(), |v| v.stop.to_string()),
         summary.seconds
     ));
-    line(format!(
-        "written to {}: table1.csv table2.csv table3.csv results.csv predictions.csv iterations.csv left_out.csv",
-        results.display()
-    ));
-    line("run.json recovered.onnx unlearned_after.onnx".to_string());
+    line(format!("written to {}: report.html figures run.json table1.csv table2.csv table3.csv results.csv", results.display()));
+    line("predictions.csv iterations.csv left_out.csv recovered.onnx unlearned_after.onnx".to_string());
     out
 }
 

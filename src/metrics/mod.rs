@@ -6,3 +6,4 @@ pub mod membership;
 pub mod paired;
 pub mod polygon;
 pub mod recovery;
+pub mod silhouette;

@@ -7,7 +7,7 @@ use super::verdict::{PROBE_ONLY, SELF_TRAINING, verdict, verdict_of_seeds};
 use crate::metrics::paired::{self, Comparison};
 
 /// The method that never saw the forget images: what an attack on it reaches is no leak.
-const RETRAINED: &str = "RT";
+pub(super) const RETRAINED: &str = "RT";
 
 pub(super) const COLUMNS: [&str; 16] = [
     "dataset",
@@ -152,7 +152,7 @@ pub(super) mod tests {
         let acc_a = 100.0 * right.matches('1').count() as f64 / right.len() as f64;
         let mut record = record(method, variant, acc_a);
         record.provenance.seed = seed;
-        Cell { record, right: right.to_string() }
+        Cell { record, right: right.to_string(), folder: String::new() }
     }
 
     pub(in crate::report) fn cells() -> Vec<Cell> {

@@ -2,17 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::record::{ClassRecord, Record, Scores};
 use super::{csv, excess, tables};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::files;
 
 /// One model attacked by one variant with one seed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cell {
     /// The numbers.
     pub record: Record,
     /// For every forget image whether the class that the attack gives in the end is right, as `0` and `1`.
     pub right: String,
+    /// Where the attack's own results are, below the grid's folder.
+    pub folder: String,
 }
 
 /// Which data set, backbone and seed a row is of.
@@ -27,10 +32,10 @@ pub struct Row<'a> {
 }
 
 /// One row of `unlearning.csv`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UnlearnRow(Vec<String>);
 
-const UNLEARNING: [&str; 10] = [
+pub(super) const UNLEARNING: [&str; 10] = [
     "dataset",
     "backbone",
     "seed",
@@ -43,7 +48,19 @@ const UNLEARNING: [&str; 10] = [
     "mia_efficacy",
 ];
 
+/// Columns of Table A1.
+pub(super) const SPLIT_COLUMNS: [&str; 8] = ["Dataset", "Seed", "Classes", "D_t", "D_f", "D_r", "D_p", "Forgetting classes"];
+
+/// Columns of Table A2.
+pub(super) const METHOD_COLUMNS: [&str; 9] =
+    ["Dataset", "Backbone", "Method", "Seed", "N_fc", "Epochs", "Unlearn lr", "Alpha", "Calibrated"];
+
 impl UnlearnRow {
+    /// Its cells, as the table has them.
+    pub(super) fn cells(&self) -> &[String] {
+        &self.0
+    }
+
     /// Of an unlearned model; `strength` is the setting that decides how strong the method was, and its value.
     pub fn of(row: Row, method: &str, scores: &Scores, strength: Option<&(String, f64)>) -> UnlearnRow {
         let mut cells = start(&row, method);
@@ -67,7 +84,7 @@ fn start(row: &Row, method: &str) -> Vec<String> {
 }
 
 /// How one seed split a data set: a row of Table A1.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SplitRow {
     /// The data set's name.
     pub dataset: String,
@@ -82,7 +99,7 @@ pub struct SplitRow {
 }
 
 /// What one method was run with: a row of Table A2.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MethodRow {
     /// The data set's name.
     pub dataset: String,
@@ -103,7 +120,7 @@ pub struct MethodRow {
 }
 
 /// Everything that the tables are made of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Results {
     /// Attacks.
     pub cells: Vec<Cell>,
@@ -113,6 +130,54 @@ pub struct Results {
     pub splits: Vec<SplitRow>,
     /// Settings of methods.
     pub methods: Vec<MethodRow>,
+    /// What a reader should know before relying on the numbers, by step.
+    pub notes: Vec<String>,
+}
+
+/// A grid in one document, from which its tables and its page can be made again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Document {
+    /// The command that made it, word by word.
+    pub command: Vec<String>,
+    /// This program's version.
+    pub cmira: String,
+    /// Every setting, as the grid's file has them.
+    pub settings: serde_json::Value,
+    /// What came out.
+    pub results: Results,
+}
+
+/// The document's name in the folder of a grid.
+pub const FILE: &str = "grid.json";
+
+impl Document {
+    /// Reads it from the folder of a grid.
+    ///
+    /// # Errors
+    /// Data, where there is none or it is damaged.
+    pub fn read(folder: &Path) -> Result<Document> {
+        files::read_json(&folder.join(FILE), "run the grid again, with this version: what is done is not done again")
+    }
+
+    /// Writes it into the folder of a grid.
+    ///
+    /// # Errors
+    /// Unexpected, when the folder is not writable or the disk is full.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        files::write(&folder.join(FILE), &serde_json::to_vec_pretty(self).map_err(Error::unexpected)?)
+    }
+}
+
+impl Results {
+    /// The records of attacks, each with what is beyond its strictest control.
+    pub fn records(&self) -> Vec<Record> {
+        self.cells.iter().map(|cell| excess::with_excess(cell, &self.cells)).collect()
+    }
+
+    /// The same without those of models and attacks that are there to compare with.
+    pub fn attacked(&self) -> Vec<Record> {
+        self.records().into_iter().filter(|record| !excess::is_control_alone(record)).collect()
+    }
 }
 
 /// Writes all tables into a folder and gives their paths.
@@ -121,9 +186,8 @@ pub struct Results {
 /// Unexpected, when the folder is not writable or the disk is full.
 pub fn write_all(folder: &Path, results: &Results) -> Result<Vec<PathBuf>> {
     let cells = results.cells.as_slice();
-    let records: Vec<Record> = cells.iter().map(|cell| excess::with_excess(cell, cells)).collect();
     // The paper's tables have the paper's methods.
-    let attacked: Vec<Record> = records.iter().filter(|record| !excess::is_control_alone(record)).cloned().collect();
+    let (records, attacked) = (results.records(), results.attacked());
     let (mean, deviation) = (summarised(&attacked, mean_of), summarised(&attacked, deviation_of));
     let several = mean.len() < attacked.len();
     let first = |records: &[Record], key: fn(&Record) -> &str, nth: usize| -> Vec<Record> {
@@ -163,13 +227,9 @@ pub fn write_all(folder: &Path, results: &Results) -> Result<Vec<PathBuf>> {
         Ok(())
     };
     let rows: Vec<Vec<String>> = results.splits.iter().map(SplitRow::cells).collect();
-    list("tableA1.csv", &["Dataset", "Seed", "Classes", "D_t", "D_f", "D_r", "D_p", "Forgetting classes"], &rows)?;
+    list("tableA1.csv", &SPLIT_COLUMNS, &rows)?;
     let rows: Vec<Vec<String>> = results.methods.iter().map(MethodRow::cells).collect();
-    list(
-        "tableA2.csv",
-        &["Dataset", "Backbone", "Method", "Seed", "N_fc", "Epochs", "Unlearn lr", "Alpha", "Calibrated"],
-        &rows,
-    )?;
+    list("tableA2.csv", &METHOD_COLUMNS, &rows)?;
     let rows: Vec<Vec<String>> = results.unlearned.iter().map(|row| row.0.clone()).collect();
     list("unlearning.csv", &UNLEARNING, &rows)?;
     list("excess.csv", &excess::COLUMNS, &excess::rows(cells))?;
@@ -177,7 +237,7 @@ pub fn write_all(folder: &Path, results: &Results) -> Result<Vec<PathBuf>> {
 }
 
 impl SplitRow {
-    fn cells(&self) -> Vec<String> {
+    pub(super) fn cells(&self) -> Vec<String> {
         let [forget, retain, probe] = self.images;
         let mut row = vec![csv::text(&self.dataset), self.seed.to_string()];
         row.extend([self.classes, forget + retain, forget, retain, probe].map(|count| count.to_string()));
@@ -187,7 +247,7 @@ impl SplitRow {
 }
 
 impl MethodRow {
-    fn cells(&self) -> Vec<String> {
+    pub(super) fn cells(&self) -> Vec<String> {
         let mut row = [&self.dataset, &self.backbone, &self.method].map(|name| csv::text(name)).to_vec();
         row.extend([self.seed.to_string(), self.per_class.to_string()]);
         row.push(self.training.map_or_else(String::new, |(epochs, _)| epochs.to_string()));
@@ -197,18 +257,18 @@ impl MethodRow {
     }
 }
 
-fn mean_of(values: &[f64]) -> Option<f64> {
+pub(super) fn mean_of(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Of a sample: n - 1 in the denominator; none for a single value.
-fn deviation_of(values: &[f64]) -> Option<f64> {
+pub(super) fn deviation_of(values: &[f64]) -> Option<f64> {
     let mean = mean_of(values).filter(|_| values.len() > 1)?;
     Some((values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64).sqrt())
 }
 
 /// One record for all seeds of a data set, backbone, method and variant. Rates are means of rates, not rates of means.
-fn summarised(records: &[Record], of: fn(&[f64]) -> Option<f64>) -> Vec<Record> {
+pub(super) fn summarised(records: &[Record], of: fn(&[f64]) -> Option<f64>) -> Vec<Record> {
     let same = |a: &Record, b: &Record| {
         a.dataset == b.dataset && a.backbone == b.backbone && a.method == b.method && a.variant == b.variant
     };

@@ -3,10 +3,17 @@
 pub mod compare;
 pub mod csv;
 mod excess;
+pub mod figures;
 pub mod grid;
+mod maps;
+pub mod pages;
+pub mod read;
 pub mod record;
+pub mod summary;
 pub mod tables;
+mod tsne;
 pub mod verdict;
 pub mod workbook;
 
 pub use record::{ClassRecord, Provenance, Record, Scores};
+pub use summary::Summary;

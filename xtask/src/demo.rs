@@ -10,7 +10,7 @@ use crate::workspace::{self, Workspace};
 const OUT: &str = "out/demo";
 
 /// What the demonstration runs, at the root.
-const ARGUMENTS: &[&str] = &[
+pub const ARGUMENTS: &[&str] = &[
     "audit",
     "--model",
     "fixtures/models/pytorch_ga.onnx",
@@ -32,12 +32,11 @@ const ARGUMENTS: &[&str] = &[
     "fixtures/models/pytorch_rt.onnx",
     "--control-method",
     "RT",
-    "--out",
-    OUT,
 ];
 
 /// The results that a reader should open, in that order.
 const RESULTS: &[(&str, &str)] = &[
+    ("report.html", "the page to open: verdict, figures, tables, settings"),
     ("table1.csv", "how much was recovered"),
     ("table2.csv", "the same by class"),
     ("predictions.csv", "every forget image: the model's label, the recovered label, the truth"),
@@ -47,7 +46,7 @@ const RESULTS: &[(&str, &str)] = &[
 pub fn run(workspace: &Workspace) -> Result<()> {
     setup::run(workspace, Wishes { conformance: false, cuda: false })?;
     let binary = workspace::build(workspace)?;
-    workspace::run(Command::new(binary).args(ARGUMENTS).current_dir(workspace.root()))?;
+    workspace::run(Command::new(binary).args(ARGUMENTS).args(["--out", OUT]).current_dir(workspace.root()))?;
     println!("\nThe results are in {OUT}:");
     for (file, about) in RESULTS {
         println!("  {file:<16} {about}");

@@ -1,5 +1,7 @@
 //! Development tasks, as `cargo xtask TASK`. This package builds without libtorch, because it is what brings libtorch.
 
+mod book;
+mod browser;
 mod conformance;
 mod demo;
 mod download;
@@ -87,6 +89,20 @@ const TASKS: &[Task] = &[
         about: "Audits the example model in fixtures/ and says where the results are",
         details: "Brings what is missing, as `setup` does, and builds the binary first.",
         run: |workspace, _| demo::run(workspace),
+    },
+    Task {
+        name: "test-browser",
+        flags: &[],
+        about: "Opens report pages in headless Chromium and uses them",
+        details: browser::DETAILS,
+        run: |workspace, _| browser::run(workspace),
+    },
+    Task {
+        name: "book",
+        flags: &[],
+        about: "Builds docs/ into out/book and checks its links",
+        details: book::DETAILS,
+        run: |workspace, _| book::run(workspace),
     },
     Task {
         name: "fixtures",

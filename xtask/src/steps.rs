@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
+use crate::book;
+use crate::browser;
 use crate::failure::Result;
 use crate::setup::{self, Wishes};
 use crate::tidy;
@@ -34,6 +36,8 @@ const STEPS: &[Step] = &[
     },
     // Unit, integration and documentation tests.
     Step { name: "test", run: |workspace| run(workspace.cargo().args(["test", "--workspace", "--no-fail-fast"])) },
+    Step { name: "browser", run: browser::run },
+    Step { name: "book", run: book::run },
     Step { name: "tidy", run: tidy::run },
 ];
 

@@ -4,14 +4,17 @@ mod text;
 
 use std::path::PathBuf;
 
-use crate::check::{self, Check};
+use crate::check::{self, Check, OnImages};
 use crate::cli::common::{self, Compute, Expected, Reading};
-use crate::data::Batches;
+use crate::data::{Adapter, Batches, ImageSet};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::Model;
+use crate::metrics::accuracy;
 use crate::onnx;
-use crate::tensor::Device;
+use crate::report::summary::spread;
+use crate::tensor::{Device, to_i64s};
+use crate::train;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -44,6 +47,9 @@ pub struct Args {
     #[command(flatten)]
     compute: Compute,
 }
+
+/// At most this many labelled images of the folder are given to the model.
+const MOST_LABELLED: usize = 2_000;
 
 /// At most this many images of the folder are compared.
 const MOST_IMAGES: usize = 200;
@@ -84,15 +90,46 @@ fn inspect_model(args: &Args) -> Result<(Check, Option<Model>)> {
     let adapter = common::adapter(args.adapter.as_deref())?;
     let options = common::import_options(&adapter);
     let reporter = args.compute.reporter();
+    let mut labelled = None;
     let images = match &args.images {
         None => None,
         Some(folder) => {
             let model = Model::import(onnx::read(&args.model, &args.reading.limits()?)?, &options, Device::Cpu)?;
-            let expected = Expected { classes: None, ..common::expected(&model, &adapter, false)? };
-            let set = common::images(folder, &expected, None, &reporter)?;
+            let expected = common::expected(&model, &adapter, false)?;
+            let classes = expected.classes.clone();
+            let set = common::images(folder, &Expected { classes: None, ..expected }, None, &reporter)?;
             let batches = Batches::new(&set, &adapter, Device::Cpu)?;
-            Some(batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?)
+            let first = batches.range(0, i64::try_from(set.len().min(MOST_IMAGES)).map_err(Error::unexpected)?)?;
+            labelled = Some((set, classes));
+            Some(first)
         }
     };
-    check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device)
+    let (mut check, model) = check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device)?;
+    if let (Some((set, classes)), Some(model)) = (&labelled, &model) {
+        check.accuracy = accuracy_on(model, set, classes.as_deref(), &adapter)?;
+    }
+    Ok((check, model))
+}
+
+/// Accuracy on what is labelled of a folder, if its classes are the model's: by name, or in alphabetical order where nothing names them.
+fn accuracy_on(model: &Model, set: &ImageSet, classes: Option<&[String]>, adapter: &Adapter) -> Result<Option<OnImages>> {
+    let classes = classes.unwrap_or(&set.classes);
+    if classes.len() != model.classes() {
+        return Ok(None);
+    }
+    let place = |label: &Option<i64>| {
+        let name = set.classes.get(usize::try_from((*label)?).ok()?)?;
+        classes.iter().position(|class| class == name).and_then(|place| i64::try_from(place).ok())
+    };
+    let truth: Vec<Option<i64>> = set.labels.iter().map(place).collect();
+    let chosen: Vec<usize> = (0..set.len()).filter(|image| truth[*image].is_some()).collect();
+    let chosen: Vec<usize> = spread(chosen.len(), MOST_LABELLED).into_iter().map(|place| chosen[place]).collect();
+    if chosen.is_empty() {
+        return Ok(None);
+    }
+    let images = Batches::new(&set.subset(&chosen)?, adapter, model.device())?;
+    let predicted = to_i64s(&train::evaluate::logits(model, &images, 100)?.f_argmax(-1, false)?)?;
+    let truth: Vec<Option<i64>> = chosen.iter().map(|&image| truth[image]).collect();
+    let found = accuracy::top1(&predicted, &truth);
+    Ok(found.map(|tally| OnImages { images: tally.total, accuracy: tally.percent(), chance: 100.0 / classes.len() as f64 }))
 }

@@ -91,6 +91,12 @@ pub fn summary(check: &Check) -> String {
     if let Some(parity) = &check.images {
         line(format!("on images:  {parity}, {} images", parity.images));
     }
+    if let Some(check::OnImages { images, accuracy, chance }) = check.accuracy {
+        line(format!("accuracy:   {accuracy:.2} % of {images} labelled images (guessing gets {chance:.2} %)"));
+        if accuracy < 2.0 * chance {
+            line("            if it should know them, the adapter is wrong: classes, mean, std, or colours".to_string());
+        }
+    }
     if let Some(gradients) = &check.gradients {
         let text = gradients.fault().unwrap_or_else(|| "finite and not zero for every trainable parameter".to_string());
         line(format!("gradients:  {text}"));

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::data::files::write_atomically;
-use crate::data::store::{ImageSet, Problem, pixels};
+use crate::data::store::{ImageSet, Problem};
 use crate::error::{Error, Result};
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Kind, Tensor, to_u8s};
 
 const MAGIC: &[u8; 8] = b"cmiraim1";
 
@@ -79,7 +79,7 @@ pub(super) fn save(path: &Path, key: &str, root: &Path, set: &ImageSet) -> Resul
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
     }
-    write_atomically(path, &[MAGIC, &Sha256::digest(&description), &length, &description, &pixels(&set.images)?])
+    write_atomically(path, &[MAGIC, &Sha256::digest(&description), &length, &description, &to_u8s(&set.images)?])
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Column {
     /// The step that attacks one model.
     pub(super) fn attack_key(&self, harness: &Harness, target: Target, model: &Key, stage_one: &Key) -> Result<Key> {
         let name = self.name(&format!("attack-{}", target.name().to_lowercase()));
-        let settings = json(&(self.attack(harness), variants(harness)))?;
+        let settings = json(&(self.attack(harness), variants(harness), harness.features))?;
         Ok(Key::new(name, &[&model.hash, &stage_one.hash, &self.record.forget_sha256, &settings]))
     }
 

@@ -36,6 +36,9 @@ pub struct Harness {
     pub attack: AttackSettings,
     /// Whether P and P+U are run beside P+U+A.
     pub ablation: bool,
+    /// Images, forget and probing together, whose features every attack on an unlearned model keeps for a map of them (t-SNE), at most; 0
+    /// keeps none.
+    pub features: usize,
 }
 
 impl Default for Harness {
@@ -49,6 +52,7 @@ impl Default for Harness {
             unlearn: Vec::new(),
             attack: AttackSettings::default(),
             ablation: true,
+            features: 500,
         }
     }
 }

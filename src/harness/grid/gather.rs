@@ -47,8 +47,10 @@ fn add(harness: &Harness, workspace: &Workspace, column: &Column, step: &Step, r
         Work::StageOne { .. } => {}
         Work::SelfTraining { .. } | Work::Attack { .. } => {
             let attacked = workspace.done::<Attacked>(&step.key)?.ok_or_else(missing)?.result;
+            let folder = format!("steps/{}", step.key.folder());
             let cells = attacked.records.into_iter().zip(attacked.right);
-            results.cells.extend(cells.map(|(record, right)| Cell { record, right }));
+            results.cells.extend(cells.map(|(record, right)| Cell { record, right, folder: folder.clone() }));
+            results.notes.extend(attacked.notes.iter().map(|note| format!("{}: {note}", step.key.name)));
         }
     }
     Ok(())

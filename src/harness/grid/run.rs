@@ -14,7 +14,7 @@ use super::workers::{self, Workers};
 use crate::attack;
 use crate::error::{Error, Result};
 use crate::graph::Computing;
-use crate::report::grid as tables;
+use crate::report::grid::{self as tables, Document};
 use crate::train;
 
 /// What happens while a grid runs.
@@ -85,7 +85,7 @@ impl Hooks<'_> {
 }
 
 /// Runs what of a grid is not done yet, then writes all tables into the folder. Gives the tables' file names. With `workers`, several
-/// steps run at once; results are the same.
+/// steps run at once; results are the same. `command` is what was given on the command line.
 ///
 /// # Errors
 /// Interrupted, when it was asked to stop: run it again to go on. Else what a step raises; steps that are done stay done.
@@ -94,6 +94,7 @@ pub fn run(
     workspace: &Workspace,
     computing: Computing,
     workers: Option<&Workers>,
+    command: &[String],
     hooks: &mut Hooks,
 ) -> Result<Vec<PathBuf>> {
     let splits = harness.datasets.len() * harness.seeds.len();
@@ -131,7 +132,14 @@ pub fn run(
         }
     }
     write_times(workspace, &plan)?;
-    tables::write_all(workspace.root(), &gather(harness, workspace, &plan)?)
+    let document = Document {
+        command: command.to_vec(),
+        cmira: env!("CARGO_PKG_VERSION").to_string(),
+        settings: serde_json::to_value(harness).map_err(Error::unexpected)?,
+        results: gather(harness, workspace, &plan)?,
+    };
+    document.write(workspace.root())?;
+    tables::write_all(workspace.root(), &document.results)
 }
 
 /// How long each step took, in a file of its own: equal runs give equal tables, and take different times.

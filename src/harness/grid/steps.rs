@@ -15,6 +15,7 @@ use crate::data::{Augment, Batches, ImageSet};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Computing, Model};
 use crate::harness::audit::{self, Audit};
+use crate::harness::kept::Keep;
 use crate::harness::results::{self, Described};
 use crate::harness::unlearning::Scored;
 use crate::metrics::accuracy;
@@ -190,26 +191,28 @@ pub(super) fn unlearn(method: &dyn Method, original: Option<&Path>, site: &Site,
 /// Pretrains the attack model, by an audit that goes no further.
 pub(super) fn stage_one(original: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
     let settings = site.column.stage_one(site.harness);
-    attack("original", original, None, (&settings, &[Variant::P]), site, hooks)
+    attack("original", original, None, (&settings, &[Variant::P], Keep::NOTHING), site, hooks)
 }
 
 /// Lets the attack model teach itself. The audit has to have a model, which has no part in it.
 pub(super) fn self_training(original: &Path, stage_one: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
     let settings = site.column.self_training(site.harness);
-    attack(SELF_TRAINING, original, Some(stage_one), (&settings, &[Variant::PA]), site, hooks)
+    attack(SELF_TRAINING, original, Some(stage_one), (&settings, &[Variant::PA], Keep::NOTHING), site, hooks)
 }
 
 /// Attacks one model with all of the grid's variants.
 pub(super) fn attack_all(target: Target, model: &Path, stage_one: &Path, site: &Site, hooks: &mut Hooks) -> Result<Attacked> {
     let settings = site.column.attack(site.harness);
-    attack(target.name(), model, Some(stage_one), (&settings, &variants(site.harness)), site, hooks)
+    // Images are those of the split, however many models are attacked with them.
+    let keep = Keep { features: site.harness.features, pictures: 0 };
+    attack(target.name(), model, Some(stage_one), (&settings, &variants(site.harness), keep), site, hooks)
 }
 
 fn attack(
     name: &str,
     model: &Path,
     stage_one_of: Option<&Path>,
-    (settings, variants): (&AttackSettings, &[Variant]),
+    (settings, variants, keep): (&AttackSettings, &[Variant], Keep),
     site: &Site,
     hooks: &mut Hooks,
 ) -> Result<Attacked> {
@@ -225,6 +228,7 @@ fn attack(
         results: folder,
         stage_one_of,
         device,
+        keep,
         // The step's key has everything that its result depends on, and nothing else.
         identity: Some(&site.step.hash),
     };
@@ -232,8 +236,16 @@ fn attack(
     let mut show = |progress: &Progress| hooks.stage(Stage::Attack(progress));
     let outcome = audit::run(&audit, &mut show, stop)?;
     let backbone = column.backbone.to_string();
-    let described =
-        Described { dataset: &column.dataset, backbone: &backbone, method: name, device, parity: None, notes: Vec::new() };
+    let described = Described {
+        dataset: &column.dataset,
+        backbone: &backbone,
+        method: name,
+        device,
+        parity: None,
+        notes: Vec::new(),
+        command: &[],
+        model_file: "",
+    };
     let mut notes = Vec::new();
     if outcome.shared_images > 0 {
         notes.push(format!("{} forget images are in the probing set as well", outcome.shared_images));

@@ -46,10 +46,10 @@ pub fn write_all(folder: &Path, records: &[Record]) -> Result<()> {
 }
 
 /// The value of a record in the paper's headline tables: all of the attack.
-const FULL: &str = "P+U+A";
+pub(in crate::report) const FULL: &str = "P+U+A";
 
 /// Distinct keys in order of first appearance.
-fn distinct<'a, K: PartialEq>(records: &'a [Record], key: impl Fn(&'a Record) -> K) -> Vec<K> {
+pub(in crate::report) fn distinct<'a, T, K: PartialEq>(records: &'a [T], key: impl Fn(&'a T) -> K) -> Vec<K> {
     let mut keys = Vec::new();
     for record in records {
         let key = key(record);

@@ -1,0 +1,53 @@
+//! `cmira completions` and `cmira man`: what a shell and a manual need to know of the commands.
+
+use std::path::PathBuf;
+
+use clap_complete::Shell;
+
+use crate::error::{Error, Result};
+use crate::files;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cmira completions bash > ~/.local/share/bash-completion/completions/cmira
+  cmira completions zsh > ~/.zfunc/_cmira
+  cmira completions fish > ~/.config/fish/completions/cmira.fish")]
+pub struct Completions {
+    /// bash, elvish, fish, powershell or zsh.
+    shell: Shell,
+}
+
+pub fn completions(args: &Completions, mut command: clap::Command) {
+    clap_complete::generate(args.shell, &mut command, "cmira", &mut std::io::stdout());
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  cmira man ~/.local/share/man/man1 && man cmira-audit")]
+pub struct Man {
+    /// Where the pages go, one a command.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+pub fn man(args: &Man, command: clap::Command) -> Result<()> {
+    let mut count = 0;
+    // With all that clap adds to commands when they are run.
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    let mut pages = vec![("cmira".to_string(), command.clone())];
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        pages.push((format!("cmira-{}", inner.get_name()), inner.clone()));
+        for innermost in inner.get_subcommands() {
+            pages.push((format!("cmira-{}-{}", inner.get_name(), innermost.get_name()), innermost.clone()));
+        }
+    }
+    for (name, page) in pages {
+        let mut text = Vec::new();
+        clap_mangen::Man::new(page).title(&name).render(&mut text).map_err(Error::unexpected)?;
+        files::write(&args.folder.join(format!("{name}.1")), &text)?;
+        count += 1;
+    }
+    println!("{}: {count} pages", args.folder.display());
+    Ok(())
+}

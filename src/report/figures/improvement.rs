@@ -1,0 +1,118 @@
+//! Recovery improvement by data set, backbone and method (paper, Figure 3).
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
+
+use super::Figure;
+use super::canvas::{ATTACK, CONTROL, Canvas, Drawn, FAINT, INK, Mark, Sample, UNLEARNED, draw, points, shortened, span};
+use crate::error::Result;
+use crate::report::Record;
+use crate::report::record::method_rank;
+use crate::report::tables::{FULL, distinct};
+
+/// Height of the panel of one data set, in pixels.
+const HEIGHT: i32 = 230;
+
+const WIDTH: i32 = 720;
+
+/// Draws `R_I` as bars: a panel a data set, a group a method, a bar a backbone. `means` and `deviations` are over seeds, the latter drawn as
+/// whiskers where there are any. `None` where nothing has an `R_I`.
+///
+/// # Errors
+/// Unexpected, when it cannot be drawn.
+pub fn improvement(means: &[Record], deviations: &[Record]) -> Result<Option<Figure>> {
+    let full: Vec<&Record> = means.iter().filter(|record| record.variant == FULL && record.r_i.is_some()).collect();
+    if full.is_empty() {
+        return Ok(None);
+    }
+    let deviation = |record: &Record| {
+        let same = |other: &&Record| {
+            (&other.dataset, &other.backbone, &other.method, &other.variant)
+                == (&record.dataset, &record.backbone, &record.method, &record.variant)
+        };
+        deviations.iter().find(same).and_then(|other| other.r_i).unwrap_or(0.0)
+    };
+    let bars: Vec<(&Record, f64, f64)> =
+        full.iter().filter_map(|record| Some((*record, record.r_i?, deviation(record)))).collect();
+    let range = span(bars.iter().flat_map(|(_, value, spread)| [value - spread, value + spread]));
+    let datasets = distinct(&bars, |(record, ..)| record.dataset.as_str());
+    let backbones = distinct(&bars, |(record, ..)| record.backbone.as_str());
+    let mut methods = distinct(&bars, |(record, ..)| record.method.as_str());
+    methods.sort_by_key(|method| method_rank(method));
+    let height = HEIGHT.saturating_mul(i32::try_from(datasets.len()).unwrap_or(i32::MAX)).saturating_add(30);
+    let svg = draw((WIDTH.unsigned_abs(), height.unsigned_abs()), "Recovery improvement by method", |canvas| {
+        let entries: Vec<(&str, Sample)> =
+            backbones.iter().enumerate().map(|(place, name)| (*name, Sample::Box(colour(place).filled()))).collect();
+        canvas.legend((60, 10), &entries)?;
+        for (place, dataset) in datasets.iter().enumerate() {
+            let here: Vec<&(&Record, f64, f64)> = bars.iter().filter(|(record, ..)| record.dataset == *dataset).collect();
+            panel(canvas, dataset, &here, (&methods, &backbones), range, 30 + HEIGHT * i32::try_from(place)?)?;
+        }
+        Ok(())
+    })?;
+    Ok(Some(Figure {
+        name: "improvement".to_string(),
+        title: "Recovery improvement".to_string(),
+        caption: "R_I = Acc_A - Acc_U in points, by data set, method and backbone, all to the same scale; whiskers are one standard \
+                  deviation over seeds. What the attack reaches on a model that has nothing to forget counts as well: see the excess."
+            .to_string(),
+        svg,
+        private: false,
+    }))
+}
+
+fn colour(place: usize) -> RGBColor {
+    [UNLEARNED, ATTACK, CONTROL][place % 3]
+}
+
+fn panel(
+    canvas: &Canvas,
+    dataset: &str,
+    bars: &[&(&Record, f64, f64)],
+    (methods, backbones): (&[&str], &[&str]),
+    (low, high): (f64, f64),
+    top: i32,
+) -> Drawn {
+    let area = canvas.part((0, top), (WIDTH, HEIGHT));
+    let mut chart = ChartBuilder::on(&area)
+        .margin(8)
+        .margin_top(20)
+        .x_label_area_size(24)
+        .y_label_area_size(46)
+        .build_cartesian_2d(0.0..methods.len() as f64, low..high)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(0)
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(FAINT)
+        .axis_style(INK)
+        .y_desc("R_I, points")
+        .y_labels(6)
+        .y_label_formatter(&|value| format!("{value:.0}"))
+        .draw()?;
+    canvas.text(&shortened(dataset, 60), (WIDTH / 2, top + 3), 13, (HPos::Center, VPos::Top))?;
+    chart.draw_series(LineSeries::new([(0.0, 0.0), (methods.len() as f64, 0.0)], INK.stroke_width(1)))?;
+    let width = 0.8 / backbones.len().max(1) as f64;
+    for (group, method) in methods.iter().enumerate() {
+        let (x, y) = chart.backend_coord(&(group as f64 + 0.5, low));
+        canvas.text(&shortened(method, 14), (x, y + 8), 12, (HPos::Center, VPos::Top))?;
+        for (place, backbone) in backbones.iter().enumerate() {
+            let found = bars.iter().find(|(record, ..)| record.method == *method && record.backbone == *backbone);
+            let Some((_, value, spread)) = found else { continue };
+            let left = group as f64 + 0.1 + width * place as f64;
+            let (from, to) = ((left + 0.05 * width, 0.0), (left + 0.95 * width, *value));
+            chart.draw_series([Rectangle::new([from, to], colour(place).filled())])?;
+            if *spread > 0.0 {
+                let middle = left + 0.5 * width;
+                chart
+                    .draw_series([PathElement::new([(middle, value - spread), (middle, value + spread)], INK.stroke_width(1))])?;
+            }
+            let words = format!("{dataset}, {backbone}, {method}: R_I {} points", points(*value));
+            let series = format!("{dataset}, {backbone}");
+            let mark = Mark { series: &series, at: method, value: *value, words };
+            canvas.rectangle(chart.backend_coord(&from), chart.backend_coord(&to), &mark);
+        }
+    }
+    Ok(())
+}

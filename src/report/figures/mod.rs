@@ -1,0 +1,64 @@
+//! Figures, one a file, each made from what the folder of an audit or a grid holds.
+//!
+//! Every figure is an SVG that is whole by itself, readable in grey and by colour-blind people. What can be pointed at carries its value
+//! twice: as data attributes (`data-series`, `data-at`, `data-value`, in full precision, as the tables have it), and as a title in words.
+
+mod boxes;
+mod canvas;
+mod confidence;
+mod confusion;
+mod course;
+mod improvement;
+mod map;
+mod polygon;
+mod raster;
+mod sheet;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::files;
+
+pub use boxes::boxes;
+pub use confidence::confidence;
+pub use confusion::{Confusion, confusion};
+pub use course::{Course, course};
+pub use improvement::improvement;
+pub use map::{Map, Point, map};
+pub use polygon::{Polygon, polygons};
+pub use sheet::{Tile, sheet};
+
+/// A figure that was drawn.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// The file's name without its extension.
+    pub name: String,
+    /// What it shows, in a few words.
+    pub title: String,
+    /// What a reader needs to read it.
+    pub caption: String,
+    /// The drawing.
+    pub svg: String,
+    /// Whether images can be seen in it.
+    pub private: bool,
+}
+
+/// Writes figures into a folder, each as SVG and as PNG, and gives the paths.
+///
+/// # Errors
+/// Unexpected, when the folder is not writable or the disk is full.
+pub fn write(folder: &Path, figures: &[Figure]) -> Result<Vec<PathBuf>> {
+    let mut written = Vec::new();
+    for figure in figures {
+        let png = raster::png(&figure.svg)?;
+        for (extension, bytes) in [("svg", figure.svg.as_bytes()), ("png", png.as_slice())] {
+            let path = folder.join(format!("{}.{extension}", figure.name));
+            files::write(&path, bytes)?;
+            if figure.private {
+                files::make_private(&path)?;
+            }
+            written.push(path);
+        }
+    }
+    Ok(written)
+}

@@ -1,0 +1,416 @@
+//! The page of one audit.
+
+use std::path::{Path, PathBuf};
+
+use super::words::{self, percent, points};
+use super::{
+    Card, Cell, FIGURES, Maps, Page, Reproduce, SCRIPT, STYLE, Section, Table, Verdict, policy_hash, settings, shell, write,
+};
+use crate::error::{Error, Place, Result};
+use crate::files;
+use crate::report::figures::{self, Confusion, Course, Figure, Map, Point, Polygon, Tile};
+use crate::report::read::{self, CourseLine, Predicted, Said};
+use crate::report::summary::{Thumbnails, spread};
+use crate::report::{Record, Summary, csv, maps, tables};
+
+/// Images that the page lists; all are in `predictions.csv`.
+const MOST_ROWS: usize = 500;
+
+/// Pictures on a contact sheet.
+const MOST_TILES: usize = 140;
+
+/// An audit as it lies in its folder.
+struct Audit<'a> {
+    folder: &'a Path,
+    summary: Summary,
+    course: Vec<CourseLine>,
+    control: Vec<CourseLine>,
+    images: Vec<Predicted>,
+}
+
+/// Makes the tables, figures and page of an audit again, from what its folder holds; gives the files that were written. `progress` is told how
+/// far the maps of features are.
+///
+/// # Errors
+/// Data, where a file is missing or damaged; Unexpected, where the disk does not cooperate.
+pub fn audit(folder: &Path, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<PathBuf>> {
+    let summary = Summary::read(folder)?;
+    tables::write_all(folder, &summary.records)?;
+    let control = match &summary.control_folder {
+        Some(control) => read::course(&folder.join(control))?,
+        None => Vec::new(),
+    };
+    let images = read::predictions(folder, &summary.classes)?;
+    let audit = Audit { course: read::course(folder)?, folder, summary, control, images };
+    let drawn = audit.figures(maps, progress)?;
+    let mut written = figures::write(&folder.join(FIGURES), &drawn)?;
+    let page = write(folder, &audit.page(drawn)?)?;
+    // It shows what was recovered of every image.
+    files::make_private(&page)?;
+    written.insert(0, page);
+    Ok(written)
+}
+
+impl Audit<'_> {
+    fn headline(&self) -> Option<&Record> {
+        self.summary.records.last()
+    }
+
+    fn labelled(&self) -> bool {
+        self.images.iter().any(|image| image.truth.is_some())
+    }
+
+    fn class(&self, place: usize) -> &str {
+        self.summary.classes.get(place).map_or("", String::as_str)
+    }
+
+    fn figures(&self, wanted: Maps, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<Figure>> {
+        let mut all = Vec::new();
+        let variant = self.headline().map_or("", |record| record.variant.as_str());
+        let of =
+            |lines: &[CourseLine]| -> Vec<CourseLine> { lines.iter().filter(|line| line.variant == variant).cloned().collect() };
+        let (own, control) = (of(&self.course), of(&self.control));
+        all.extend(figures::course(&[Course { title: String::new(), own, control }])?);
+        if let Some(record) = self.headline() {
+            let title = format!("{}, {}", record.backbone, record.method);
+            all.extend(figures::polygons(&[Polygon { title, classes: &record.classes }])?);
+        }
+        let pairs = |said: fn(&Predicted) -> Said| -> Vec<(usize, usize)> {
+            self.images.iter().filter_map(|image| Some((image.truth?, said(image).class))).collect()
+        };
+        let matrix =
+            |title: &str, said| Confusion { title: title.to_string(), pairs: pairs(said), classes: &self.summary.classes };
+        all.extend(figures::confusion(&[
+            matrix("M_U, before the attack", |image| image.unlearned),
+            matrix("M_A after stage 1", |image| image.pretrained),
+            matrix("M_A after the attack", |image| image.recovered),
+        ])?);
+        let sure = |said: fn(&Predicted) -> Said| -> Vec<(f64, bool)> {
+            let of = |image: &Predicted| Some((said(image).confidence, said(image).class == image.truth?));
+            self.images.iter().filter_map(of).collect()
+        };
+        let models = [("M_U, before the attack", sure(|image| image.unlearned)), ("M_A", sure(|image| image.recovered))];
+        all.extend(figures::confidence(models)?);
+        if wanted == Maps::Drawn {
+            all.extend(map_of(self.folder, &self.summary, progress)?);
+        }
+        if let Some(pictures) = &self.summary.thumbnails {
+            all.extend(self.sheets(pictures)?);
+        }
+        Ok(all)
+    }
+
+    /// Pictures of images whose class came back, and of those whose did not.
+    fn sheets(&self, pictures: &Thumbnails) -> Result<Vec<Figure>> {
+        let path = self.folder.join(&pictures.file);
+        let all = image::open(&path).map_err(|error| Error::data(error).at(path.display()))?.into_rgb8();
+        let shown = spread(self.images.len(), pictures.count);
+        // An image is shown with what the models say of it.
+        let lost = |image: &Predicted| image.truth.is_some_and(|truth| image.unlearned.class != truth);
+        let back = |image: &Predicted| image.truth == Some(image.recovered.class);
+        let mut sheets = Vec::new();
+        for (name, title, wanted) in [
+            ("recovered", "Images whose class came back", true),
+            ("not_recovered", "Images whose class did not come back", false),
+        ] {
+            let found: Vec<(usize, &Predicted)> = shown
+                .iter()
+                .enumerate()
+                .filter_map(|(tile, &image)| Some((tile, self.images.get(image)?)))
+                .filter(|(_, image)| lost(image) && back(image) == wanted)
+                .collect();
+            let of = self.images.iter().filter(|image| lost(image) && back(image) == wanted).count();
+            let chosen = spread(found.len(), MOST_TILES);
+            let tiles = chosen.iter().map(|&place| self.tile(&all, pictures, found[place])).collect::<Result<Vec<Tile>>>();
+            sheets.extend(figures::sheet(name, title, &tiles.at(|| path.display())?, of)?);
+        }
+        Ok(sheets)
+    }
+
+    fn tile(&self, all: &image::RgbImage, pictures: &Thumbnails, (tile, image): (usize, &Predicted)) -> Result<Tile> {
+        let place = u32::try_from(tile).map_err(Error::unexpected)?;
+        let columns = pictures.columns.max(1);
+        let (x, y) = ((place % columns).saturating_mul(pictures.width), (place / columns).saturating_mul(pictures.height));
+        if x.saturating_add(pictures.width) > all.width() || y.saturating_add(pictures.height) > all.height() {
+            return Err(Error::data(format!("has no picture {tile}")).help("run the audit again"));
+        }
+        let picture = image::imageops::crop_imm(all, x, y, pictures.width, pictures.height).to_image();
+        let mut png = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut png, image::ImageFormat::Png).map_err(Error::unexpected)?;
+        let class = image.truth.map_or("", |class| self.class(class)).to_string();
+        let words = format!(
+            "{}: {class}. M_U said {}, M_A says {} (confidence {:.2})",
+            image.image,
+            self.class(image.unlearned.class),
+            self.class(image.recovered.class),
+            image.recovered.confidence
+        );
+        let (size, name) = ((pictures.width, pictures.height), image.image.clone());
+        Ok(Tile { png: png.into_inner(), size, class, name, words, confidence: image.recovered.confidence })
+    }
+
+    fn page(&self, figures: Vec<Figure>) -> Result<Page<'_>> {
+        let summary = &self.summary;
+        let record = self.headline().ok_or_else(|| Error::data("holds no result").at(self.folder.display()))?;
+        let (pictures, others): (Vec<Figure>, Vec<Figure>) = figures.into_iter().partition(|figure| figure.private);
+        let sections = vec![
+            Section {
+                id: "recovery",
+                title: "What came back",
+                figures: others,
+                tables: vec![self.variants(), self.classes(record)],
+                ..Section::default()
+            },
+            Section {
+                id: "images",
+                title: "Images",
+                about: if summary.thumbnails.is_some() {
+                    "Only images to which the model as it was handed over gave a wrong class are on these sheets.".to_string()
+                } else {
+                    String::new()
+                },
+                figures: pictures,
+                tables: vec![self.predictions()],
+                ..Section::default()
+            },
+            Section { id: "audited", title: "What was audited", facts: self.audited(record), ..Section::default() },
+            Section {
+                id: "settings",
+                title: "Settings",
+                about: "Every setting of the attack and of how images are turned into numbers.".to_string(),
+                facts: self.settings()?,
+                ..Section::default()
+            },
+        ];
+        Ok(Page {
+            title: "Audit of an unlearned model",
+            subtitle: format!(
+                "{}: {} on {}, unlearned by {}",
+                if summary.model_file.is_empty() { "model" } else { &summary.model_file },
+                record.backbone,
+                record.dataset,
+                record.method
+            ),
+            verdict: self.verdict(record),
+            cards: cards(record),
+            notes: summary.notes.iter().map(|note| words::sentence(note)).collect(),
+            sections,
+            reproduce: self.reproduce(),
+            limits: words::limits(self.labelled()),
+            version: env!("CARGO_PKG_VERSION"),
+            style: STYLE,
+            script: SCRIPT,
+            style_hash: policy_hash(STYLE),
+            script_hash: policy_hash(SCRIPT),
+        })
+    }
+
+    fn verdict(&self, record: &Record) -> Verdict {
+        let (headline, tone) = match self.summary.verdicts.first() {
+            Some(verdict) => words::headline(verdict),
+            None if !self.labelled() => ("No verdict: the true classes of the forget images are not known".to_string(), "open"),
+            None => ("No verdict: there is no control to compare with".to_string(), "open"),
+        };
+        let mut sentences: Vec<String> = words::effect(record).into_iter().collect();
+        sentences.extend(self.summary.verdicts.iter().map(|verdict| words::sentence(verdict)));
+        if !self.labelled() {
+            sentences.push(format!(
+                "In the end both models agree on {:.1} % of the forget images; what they say of each is in predictions.csv.",
+                100.0 * record.agreement_rate
+            ));
+        }
+        Verdict { tone, headline, sentences }
+    }
+
+    fn variants(&self) -> Table {
+        let rows = self.summary.records.iter().map(|record| {
+            let r = record;
+            let mut row = vec![Cell::text(&r.variant)];
+            row.extend([r.acc_u, r.acc_a_last, r.acc_a_best, r.r_i, r.r_r, r.a_r, r.excess, r.acc_u_after].map(Cell::percent));
+            row.push(Cell::percent(Some(100.0 * r.agreement_rate)));
+            row.push(Cell::count(r.iterations));
+            row
+        });
+        let columns =
+            ["variant", "Acc_U", "Acc_A", "Acc_A best", "R_I", "R_R", "A_R", "excess", "Acc_U then", "agreement", "iterations"];
+        let about = "Percent of the forget images, R_I and excess in points. P is stage 1 alone, P+U teaches the attack model, P+U+A both; \
+                     P+A is the attack model teaching itself. The best iteration is known only to who has the labels.";
+        Table::new("variants", "By variant of the attack", about, &columns, rows.collect())
+    }
+
+    fn classes(&self, record: &Record) -> Table {
+        let rows = record.classes.iter().map(|class| {
+            let mut row = vec![Cell::text(&class.class), Cell::count(class.images)];
+            row.extend([Some(class.acc_u), Some(class.acc_a), Some(class.r_i)].map(Cell::percent));
+            row
+        });
+        let about = format!("Of the variant {}, in percent of the class's forget images; R_I in points.", record.variant);
+        Table::new("classes", "By forgetting class", &about, &["class", "images", "Acc_U", "Acc_A", "R_I"], rows.collect())
+    }
+
+    fn predictions(&self) -> Table {
+        let chosen = spread(self.images.len(), MOST_ROWS);
+        let row = |image: &Predicted| {
+            let truth = image.truth;
+            let came = match truth {
+                None => "",
+                Some(truth) if image.unlearned.class == truth => "was never gone",
+                Some(truth) if image.recovered.class == truth => "came back",
+                Some(_) => "did not come back",
+            };
+            vec![
+                Cell::text(&image.image),
+                Cell::text(truth.map_or("", |class| self.class(class))),
+                Cell::text(self.class(image.unlearned.class)),
+                Cell::percent(Some(100.0 * image.unlearned.confidence)),
+                Cell::text(self.class(image.recovered.class)),
+                Cell::percent(Some(100.0 * image.recovered.confidence)),
+                Cell::text(came),
+            ]
+        };
+        let about = if chosen.len() < self.images.len() {
+            format!("{} of {} images, evenly spread; all are in predictions.csv.", chosen.len(), self.images.len())
+        } else {
+            "Confidences are in percent.".to_string()
+        };
+        let columns = ["image", "true class", "M_U before", "sure", "M_A after", "sure", "its class"];
+        let rows = chosen.iter().filter_map(|&image| self.images.get(image)).map(row).collect();
+        Table::new("predictions", "Every forget image", &about, &columns, rows)
+    }
+
+    fn audited(&self, record: &Record) -> Vec<(String, String)> {
+        let (summary, p) = (&self.summary, &self.summary.provenance);
+        let mut facts = Vec::new();
+        let mut add = |name: &str, value: String| facts.push((name.to_string(), value));
+        add("Model", summary.model_file.clone());
+        add("SHA-256 of the file", p.model_sha256.clone());
+        add("Trainable tensors", summary.trainable.to_string());
+        add("Repaired at import", if summary.repairs.is_empty() { "nothing".to_string() } else { summary.repairs.join("; ") });
+        add(
+            "Agreement with ONNX Runtime",
+            summary.parity.as_ref().map_or_else(
+                || "not compared; see the notes above".to_string(),
+                |parity| {
+                    format!(
+                        "on {} forget images outputs differ by at most {:.1e} (of the largest output: {:.1e}; allowed {:.0e}), the same class \
+                         for {:.1} %",
+                        parity.images,
+                        parity.max_abs,
+                        parity.max_rel,
+                        parity.tolerance,
+                        100.0 * parity.argmax_agreement
+                    )
+                },
+            ),
+        );
+        let left = |count: usize| if count == 0 { String::new() } else { format!(", {count} files left out (left_out.csv)") };
+        add(
+            "Forget images",
+            format!("{} images, {} with known class{}", record.n_forget, record.n_scored, left(summary.left_out.forget)),
+        );
+        add("SHA-256 of the forget set", p.forget_sha256.clone());
+        add(
+            "Probing images",
+            format!("{} images of {} classes{}", record.n_probe, summary.classes.len(), left(summary.left_out.probe)),
+        );
+        add("SHA-256 of the probing set", p.probe_sha256.clone());
+        add("The model's accuracy on them", percent(summary.probe_accuracy));
+        add("In both sets", summary.shared_images.to_string());
+        add(
+            "Control",
+            match (&summary.control, &summary.control_sha256) {
+                (Some(name), Some(sha)) => format!("{name}, SHA-256 {sha}"),
+                _ => "none".to_string(),
+            },
+        );
+        add(
+            "Attack model after stage 1",
+            match summary.probe_holdout_accuracy {
+                Some(accuracy) => format!("{} on held-out probing images", percent(Some(accuracy))),
+                None => "no probing images were held out".to_string(),
+            },
+        );
+        add("Ended after", format!("{} iterations ({})", summary.iterations, summary.stop_reason.replace('_', " ")));
+        facts
+    }
+
+    fn settings(&self) -> Result<Vec<(String, String)>> {
+        let value = serde_json::json!({ "attack": self.summary.settings, "adapter": self.summary.adapter });
+        Ok(settings(&value))
+    }
+
+    fn reproduce(&self) -> Reproduce {
+        let (summary, p) = (&self.summary, &self.summary.provenance);
+        let facts = [
+            ("Version", format!("cmira {}, libtorch {}", p.cmira, p.libtorch)),
+            ("Device", format!("{}, {} threads, taught in {}", p.device, p.threads, p.precision)),
+            ("Seed", p.seed.to_string()),
+            ("SHA-256 of the settings", p.settings_sha256.clone()),
+            ("SHA-256 of the adapter", p.adapter_sha256.clone()),
+            ("Time", format!("{:.0} s, without the control", summary.seconds)),
+        ];
+        Reproduce {
+            about: "The same command on the same files, with the same version, device and number of threads, gives the same numbers; on a CPU \
+                    to the last byte of every table."
+                .to_string(),
+            command: if summary.command.is_empty() { "(made by a step of a grid)".to_string() } else { shell(&summary.command) },
+            facts: facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+        }
+    }
+}
+
+/// The map of the features that an audit kept, if it kept any.
+pub(super) fn map_of(folder: &Path, summary: &Summary, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Option<Figure>> {
+    let Some(kept) = &summary.features else { return Ok(None) };
+    let made = maps::maps(folder, kept, summary.provenance.seed, progress)?;
+    // The forgetting classes, in the order of all classes.
+    let forget = |name: &str| made.rows.iter().any(|row| row.set == "forget" && row.class == csv::text(name));
+    let forgetting: Vec<String> = summary.classes.iter().filter(|name| forget(name)).cloned().collect();
+    let place = |name: &str| forgetting.iter().position(|class| csv::text(class) == name);
+    let laid: Vec<Map> = made
+        .layouts
+        .iter()
+        .filter(|layout| !layout.places.is_empty())
+        .map(|layout| Map {
+            title: layout.model.clone(),
+            silhouette: layout.silhouette_map,
+            points: made
+                .rows
+                .iter()
+                .zip(&layout.places)
+                .map(|(row, at)| Point {
+                    at: *at,
+                    class: place(&row.class),
+                    forget: row.set == "forget",
+                    name: row.image.clone(),
+                })
+                .collect(),
+        })
+        .collect();
+    figures::map(&laid, &forgetting)
+}
+
+fn cards(record: &Record) -> Vec<Card> {
+    let mut cards = vec![
+        Card { name: "Acc_U", value: percent(record.acc_u), about: "of the forget images right before the attack".to_string() },
+        Card { name: "Acc_A", value: percent(record.acc_a_last), about: "right after the attack".to_string() },
+        Card {
+            name: "R_I",
+            value: points(record.r_i),
+            about: format!("points{}", words::interval(record.r_i_low, record.r_i_high)),
+        },
+        Card { name: "R_R", value: percent(record.r_r), about: "R_I relative to Acc_U".to_string() },
+        Card { name: "A_R", value: percent(record.a_r), about: "growth of the polygon of classes".to_string() },
+    ];
+    if record.excess.is_some() {
+        let p = record
+            .excess_p
+            .map_or_else(String::new, |p| format!(", p {}", if p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") }));
+        cards.push(Card {
+            name: "Excess",
+            value: points(record.excess),
+            about: format!("points over the control{}{p}", words::interval(record.excess_low, record.excess_high)),
+        });
+    }
+    cards
+}

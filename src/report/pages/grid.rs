@@ -1,0 +1,340 @@
+//! The page of a grid.
+
+use std::path::{Path, PathBuf};
+
+use super::words::{self, percent, points};
+use super::{
+    Card, Cell, FIGURES, Maps, Page, Reproduce, SCRIPT, STYLE, Section, Table, Verdict, policy_hash, settings, shell, write,
+};
+use crate::error::{Error, Result};
+use crate::report::figures::{self, Confusion, Course, Figure, Polygon};
+use crate::report::grid::{self, Cell as Attacked, Document, deviation_of, mean_of, summarised};
+use crate::report::tables::{FULL, distinct};
+use crate::report::verdict::PROBE_ONLY;
+use crate::report::{Record, Summary, excess, read};
+
+/// Polygons on the page; all numbers are in tableA3.csv.
+const MOST_POLYGONS: usize = 24;
+
+/// What a grid's page is made of.
+struct Grid<'a> {
+    folder: &'a Path,
+    document: Document,
+    /// Attacks on unlearned models, every seed.
+    attacked: Vec<Record>,
+    /// Their means over seeds.
+    means: Vec<Record>,
+}
+
+/// Makes the tables, figures and page of a grid again, from what its folder holds; gives the files that were written. `progress` is told how
+/// far the figures are.
+///
+/// # Errors
+/// Data, where a file is missing or damaged; Unexpected, where the disk does not cooperate.
+pub fn grid(folder: &Path, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<PathBuf>> {
+    let document = Document::read(folder)?;
+    grid::write_all(folder, &document.results)?;
+    let attacked = document.results.attacked();
+    let means = summarised(&attacked, mean_of);
+    let page = Grid { folder, document, attacked, means };
+    let drawn = page.figures(maps, progress)?;
+    let mut written = figures::write(&folder.join(FIGURES), &drawn)?;
+    written.insert(0, write(folder, &page.page(drawn)?)?);
+    Ok(written)
+}
+
+/// A verdict on one attacked model: how it is called, and the verdict's sentence.
+struct Judged {
+    model: String,
+    verdict: String,
+}
+
+impl Grid<'_> {
+    fn full(&self) -> impl Iterator<Item = &Record> {
+        self.means.iter().filter(|record| record.variant == FULL)
+    }
+
+    /// Attacks by the whole method, of the first seed of their data set and backbone.
+    fn shown(&self) -> Vec<&Attacked> {
+        let cells = &self.document.results.cells;
+        let whole = |cell: &&Attacked| cell.record.variant == FULL && cell.record.method != PROBE_ONLY;
+        let first = |cell: &&Attacked| {
+            let own = &cell.record;
+            let same =
+                cells.iter().find(|other| (&other.record.dataset, &other.record.backbone) == (&own.dataset, &own.backbone));
+            same.is_some_and(|other| other.record.provenance.seed == own.provenance.seed)
+        };
+        cells.iter().filter(whole).filter(first).collect()
+    }
+
+    fn figures(&self, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<Figure>> {
+        let mut all = Vec::new();
+        all.extend(figures::improvement(&self.means, &summarised(&self.attacked, deviation_of))?);
+        let polygon = |record| Polygon { title: title(record), classes: &record.classes };
+        let polygons: Vec<Polygon> = self.full().take(MOST_POLYGONS).map(polygon).collect();
+        all.extend(figures::polygons(&polygons)?);
+        all.extend(figures::boxes(&self.attacked)?);
+        let shown = self.shown();
+        let places = distinct(&shown, |cell| (cell.record.dataset.as_str(), cell.record.backbone.as_str()));
+        for (place, (dataset, backbone)) in places.iter().enumerate() {
+            progress(place, places.len());
+            let here: Vec<&Attacked> = shown
+                .iter()
+                .filter(|cell| (cell.record.dataset.as_str(), cell.record.backbone.as_str()) == (*dataset, *backbone))
+                .copied()
+                .collect();
+            let mut named = |figure: Option<Figure>, number: Option<usize>, of: &str| {
+                all.extend(figure.map(|figure| Figure {
+                    name: format!(
+                        "{}-{}{}",
+                        figure.name,
+                        place + 1,
+                        number.map_or_else(String::new, |number| format!("-{number}"))
+                    ),
+                    title: format!("{}: {of}", figure.title),
+                    ..figure
+                }));
+            };
+            let of = format!("{dataset}, {backbone}");
+            named(self.courses(&here)?, None, &of);
+            named(self.confusion(&here)?, None, &of);
+            if maps == Maps::Drawn {
+                for (number, cell) in here.iter().enumerate() {
+                    let folder = self.folder.join(&cell.folder);
+                    let summary = Summary::read(&folder)?;
+                    let figure = super::audit::map_of(&folder, &summary, &|_, _| {})?;
+                    named(figure, Some(number + 1), &title(&cell.record));
+                }
+            }
+        }
+        progress(places.len(), places.len());
+        Ok(all)
+    }
+
+    fn courses(&self, cells: &[&Attacked]) -> Result<Option<Figure>> {
+        let course = |cell: &&Attacked| -> Result<Course> {
+            let own = read::course(&self.folder.join(&cell.folder))?.into_iter().filter(|line| line.variant == FULL).collect();
+            Ok(Course { title: title(&cell.record), own, control: Vec::new() })
+        };
+        figures::course(&cells.iter().map(course).collect::<Result<Vec<_>>>()?)
+    }
+
+    fn confusion(&self, cells: &[&Attacked]) -> Result<Option<Figure>> {
+        let mut read = Vec::new();
+        for cell in cells {
+            let folder = self.folder.join(&cell.folder);
+            let classes = Summary::read(&folder)?.classes;
+            read.push((*cell, read::predictions(&folder, &classes)?, classes));
+        }
+        let mut matrices = Vec::new();
+        for (cell, images, classes) in &read {
+            let before = images.iter().filter_map(|image| Some((image.truth?, image.unlearned.class))).collect();
+            let after = images.iter().filter_map(|image| Some((image.truth?, image.recovered.class))).collect();
+            for (model, pairs) in [("M_U", before), ("M_A", after)] {
+                matrices.push(Confusion { title: format!("{}, {model}", cell.record.method), pairs, classes });
+            }
+        }
+        figures::confusion(&matrices)
+    }
+
+    /// Of every unlearned model, what its attack says beside the strictest control.
+    fn judged(&self) -> Vec<Judged> {
+        let rows = excess::rows(&self.document.results.cells);
+        let column = |row: &'_ [String], name: &str| -> String {
+            excess::COLUMNS.iter().position(|known| *known == name).and_then(|place| row.get(place)).cloned().unwrap_or_default()
+        };
+        let mut judged: Vec<(String, Judged)> = Vec::new();
+        for row in &rows {
+            let get = |name: &str| column(row, name);
+            // Retraining is what the others are compared with.
+            if get("variant") != FULL || get("method") == excess::RETRAINED {
+                continue;
+            }
+            let model = format!("{}, {}, {}", get("dataset"), get("backbone"), get("method"));
+            match judged.iter_mut().find(|(_, known)| known.model == model) {
+                None => judged.push((get("control"), Judged { model, verdict: get("verdict") })),
+                // Of one control, the row over all seeds comes last.
+                Some((control, known)) if *control == get("control") => known.verdict = get("verdict"),
+                Some(_) => {}
+            }
+        }
+        judged.into_iter().map(|(_, judged)| judged).collect()
+    }
+
+    fn page(&self, figures: Vec<Figure>) -> Result<Page<'_>> {
+        let judged = self.judged();
+        let (overall, by_cell): (Vec<Figure>, Vec<Figure>) =
+            figures.into_iter().partition(|figure| ["improvement", "polygons", "boxes"].contains(&figure.name.as_str()));
+        let sections = vec![
+            Section {
+                id: "recovery",
+                title: "What came back",
+                figures: overall,
+                tables: vec![self.attacks(), self.classes(), self.excess()],
+                ..Section::default()
+            },
+            Section {
+                id: "cells",
+                title: "Attack by attack",
+                about: "Attacks of the first seed.".to_string(),
+                figures: by_cell,
+                ..Section::default()
+            },
+            Section {
+                id: "models",
+                title: "The models",
+                tables: vec![self.unlearned(), self.methods(), self.splits()],
+                ..Section::default()
+            },
+            Section {
+                id: "settings",
+                title: "Settings",
+                about: "Every setting of the grid.".to_string(),
+                facts: settings(&self.document.settings),
+                ..Section::default()
+            },
+        ];
+        let provenance = self.attacked.first().map(|record| &record.provenance);
+        let p = provenance.ok_or_else(|| Error::data("holds no attack").at(self.folder.display()))?;
+        let seeds = distinct(&self.attacked, |record| record.provenance.seed);
+        let facts = [
+            ("Version", format!("cmira {}, libtorch {}", self.document.cmira, p.libtorch)),
+            ("Device", format!("{}, {} threads, taught in {}", p.device, p.threads, p.precision)),
+            ("Seeds", seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+        ];
+        Ok(Page {
+            title: "Attacks on unlearned models",
+            subtitle: format!("{} attacked models, {} seeds", self.full().count(), seeds.len()),
+            verdict: verdict(&judged),
+            cards: self.cards(),
+            notes: self.document.results.notes.iter().map(|note| words::sentence(note)).collect(),
+            sections,
+            reproduce: Reproduce {
+                about: "The same command with the same file, version, device and number of threads gives the same tables, to the last byte on a \
+                        CPU. Hashes of models, images and settings stand in results.csv, beside every number."
+                    .to_string(),
+                command: shell(&self.document.command),
+                facts: facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+            },
+            limits: words::limits(true),
+            version: env!("CARGO_PKG_VERSION"),
+            style: STYLE,
+            script: SCRIPT,
+            style_hash: policy_hash(STYLE),
+            script_hash: policy_hash(SCRIPT),
+        })
+    }
+
+    fn cards(&self) -> Vec<Card> {
+        let most = |value: fn(&Record) -> Option<f64>| {
+            let known = self.full().filter_map(|record| Some((record, value(record)?)));
+            known.max_by(|a, b| a.1.total_cmp(&b.1))
+        };
+        let mut cards = Vec::new();
+        for (name, found, shown) in [
+            ("Largest R_I", most(|record| record.r_i), points as fn(Option<f64>) -> String),
+            ("Largest R_R", most(|record| record.r_r), percent),
+            ("Largest excess", most(|record| record.excess), points),
+        ] {
+            cards.extend(found.map(|(record, value)| Card { name, value: shown(Some(value)), about: title(record) }));
+        }
+        cards
+    }
+
+    fn attacks(&self) -> Table {
+        let rows = self.means.iter().map(|record| {
+            let r = record;
+            let mut row = [&r.dataset, &r.backbone, &r.method, &r.variant].map(Cell::text).into_iter().collect::<Vec<_>>();
+            row.extend([r.acc_u, r.acc_a_last, r.r_i, r.r_r, r.a_r, r.excess, r.acc_u_after].map(Cell::percent));
+            row.push(Cell::text(r.control.as_deref().unwrap_or_default()));
+            row
+        });
+        let columns = [
+            "data set",
+            "backbone",
+            "method",
+            "variant",
+            "Acc_U",
+            "Acc_A",
+            "R_I",
+            "R_R",
+            "A_R",
+            "excess",
+            "Acc_U then",
+            "control",
+        ];
+        let about = "Means over seeds; R_I and excess in points, all else in percent. P is stage 1 alone, P+U teaches the attack model, \
+                     P+U+A both. With Tables 1, 3, A4 and A5 as CSV.";
+        Table::new("attacks", "Every attack", about, &columns, rows.collect())
+    }
+
+    fn classes(&self) -> Table {
+        let rows = self.full().flat_map(|record| {
+            record.classes.iter().map(|class| {
+                let mut row = [&record.dataset, &record.backbone, &record.method, &class.class]
+                    .map(Cell::text)
+                    .into_iter()
+                    .collect::<Vec<_>>();
+                row.push(Cell::count(class.images));
+                row.extend([Some(class.acc_u), Some(class.acc_a), Some(class.r_i)].map(Cell::percent));
+                row
+            })
+        });
+        let columns = ["data set", "backbone", "method", "class", "images", "Acc_U", "Acc_A", "R_I"];
+        let about = "Of the whole attack, means over seeds. With Tables 2 and A3 as CSV.";
+        Table::new("classes", "By forgetting class", about, &columns, rows.collect())
+    }
+
+    fn excess(&self) -> Table {
+        let rows = excess::rows(&self.document.results.cells);
+        let cells = |row: &Vec<String>| row.iter().map(|text| Cell::of_csv(text)).collect();
+        let columns: Vec<String> = excess::COLUMNS.iter().map(|name| name.replace('_', " ")).collect();
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let about = "Every attack beside the same attack on each control, in points, with 95 % intervals and McNemar's p.";
+        Table::new("excess", "Beyond the controls", about, &columns, rows.iter().map(cells).collect())
+    }
+
+    fn unlearned(&self) -> Table {
+        let rows = self.document.results.unlearned.iter();
+        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::of_csv(text)).collect()).collect();
+        let columns: Vec<String> = grid::UNLEARNING.iter().map(|name| name.replace('_', " ")).collect();
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        Table::new("unlearned", "Scores of the models", "Accuracies and MIA efficacy in percent.", &columns, rows)
+    }
+
+    fn methods(&self) -> Table {
+        let rows = self.document.results.methods.iter();
+        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::of_csv(text)).collect()).collect();
+        Table::new("methods", "Settings of the methods", "Table A2.", &grid::METHOD_COLUMNS, rows)
+    }
+
+    fn splits(&self) -> Table {
+        let rows = self.document.results.splits.iter();
+        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::of_csv(text)).collect()).collect();
+        Table::new("splits", "Splits", "Table A1.", &grid::SPLIT_COLUMNS, rows)
+    }
+}
+
+fn title(record: &Record) -> String {
+    format!("{}, {}, {}", record.dataset, record.backbone, record.method)
+}
+
+fn verdict(judged: &[Judged]) -> Verdict {
+    let more: Vec<&Judged> = judged.iter().filter(|one| one.verdict.starts_with("more")).collect();
+    if judged.is_empty() {
+        let headline = "No verdict: nothing was attacked that can be compared with a control".to_string();
+        return Verdict { tone: "open", headline, sentences: Vec::new() };
+    }
+    let headline = if more.is_empty() {
+        format!("From none of {} unlearned models more is shown to come back than from its control", judged.len())
+    } else {
+        format!("From {} of {} unlearned models more comes back than from its control", more.len(), judged.len())
+    };
+    let mut sentences: Vec<String> = more.iter().map(|one| format!("{}: {}", one.model, words::sentence(&one.verdict))).collect();
+    sentences.push(
+        "By the whole attack, beside the strictest control that the grid has. Every comparison by itself is made at a level of 5 %: of many, \
+         some come out by chance."
+            .to_string(),
+    );
+    Verdict { tone: if more.is_empty() { "none" } else { "more" }, headline, sentences }
+}

@@ -1,0 +1,210 @@
+//! One page an audit and one a grid, in HTML that is whole by itself: it opens from a mail, loads nothing, and prints. Everything that comes
+//! from files is escaped by the templates; a policy in the page lets no script and no style run but its own, whatever was missed.
+
+mod audit;
+mod grid;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use askama::Template;
+use base64::Engine;
+use sha2::{Digest, Sha256};
+
+use super::csv;
+use super::figures::Figure;
+use crate::error::{Error, Result};
+use crate::files;
+
+pub use audit::audit;
+pub use grid::grid;
+
+/// The page's name in a results folder.
+pub const FILE: &str = "report.html";
+
+/// The folder of figures in a results folder.
+const FIGURES: &str = "figures";
+
+/// Whether maps of features, which take a while, are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maps {
+    /// Where features were kept.
+    Drawn,
+    /// Only those that were made before.
+    LeftOut,
+}
+
+/// What a page has.
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page<'a> {
+    title: &'a str,
+    subtitle: String,
+    verdict: Verdict,
+    cards: Vec<Card>,
+    notes: Vec<String>,
+    sections: Vec<Section>,
+    reproduce: Reproduce,
+    limits: Vec<String>,
+    version: &'a str,
+    style: &'a str,
+    script: &'a str,
+    style_hash: String,
+    script_hash: String,
+}
+
+/// What came out, in plain words.
+struct Verdict {
+    /// `more`, `less`, `none` or `open`: how it looks.
+    tone: &'static str,
+    headline: String,
+    sentences: Vec<String>,
+}
+
+/// One number that stands out.
+struct Card {
+    name: &'static str,
+    value: String,
+    about: String,
+}
+
+/// A part of the page.
+#[derive(Default)]
+struct Section {
+    id: &'static str,
+    title: &'static str,
+    about: String,
+    facts: Vec<(String, String)>,
+    figures: Vec<Figure>,
+    tables: Vec<Table>,
+}
+
+/// A table that sorts and filters.
+struct Table {
+    id: &'static str,
+    title: &'static str,
+    about: String,
+    columns: Vec<Column>,
+    rows: Vec<Vec<Cell>>,
+}
+
+struct Column {
+    name: String,
+    numeric: bool,
+}
+
+struct Cell {
+    text: String,
+    numeric: bool,
+    /// A number to sort by.
+    sort: Option<String>,
+}
+
+struct Reproduce {
+    about: String,
+    command: String,
+    facts: Vec<(String, String)>,
+}
+
+impl Cell {
+    fn text(text: impl Into<String>) -> Cell {
+        Cell { text: text.into(), numeric: false, sort: None }
+    }
+
+    /// With two decimals; empty for none.
+    fn percent(value: Option<f64>) -> Cell {
+        Cell {
+            text: csv::percent(value),
+            numeric: true,
+            sort: value.filter(|value| value.is_finite()).map(|value| value.to_string()),
+        }
+    }
+
+    fn count(value: usize) -> Cell {
+        Cell { text: value.to_string(), numeric: true, sort: Some(value.to_string()) }
+    }
+
+    /// A cell of a table that was written as CSV.
+    fn of_csv(text: &str) -> Cell {
+        match text.parse::<f64>() {
+            Ok(value) if value.is_finite() => {
+                // Full precision is in the file.
+                let short = if value.fract() == 0.0 || value.abs() < 0.01 { text.to_string() } else { csv::percent(Some(value)) };
+                Cell { text: short, numeric: true, sort: Some(value.to_string()) }
+            }
+            _ => Cell::text(text),
+        }
+    }
+}
+
+impl Table {
+    fn new(id: &'static str, title: &'static str, about: &str, columns: &[&str], rows: Vec<Vec<Cell>>) -> Table {
+        // A column is of numbers if all its cells are that are not empty.
+        let numeric = |place: usize| {
+            let cells = || rows.iter().filter_map(|row| row.get(place)).filter(|cell| !cell.text.is_empty());
+            cells().next().is_some() && cells().all(|cell| cell.numeric)
+        };
+        let columns = columns
+            .iter()
+            .enumerate()
+            .map(|(place, name)| Column { name: (*name).to_string(), numeric: numeric(place) })
+            .collect();
+        Table { id, title, about: about.to_string(), columns, rows }
+    }
+}
+
+/// All values of a document, with the path to each.
+fn settings(value: &serde_json::Value) -> Vec<(String, String)> {
+    fn walk(path: &str, value: &serde_json::Value, out: &mut Vec<(String, String)>) {
+        match value {
+            serde_json::Value::Object(map) if !map.is_empty() => {
+                for (key, value) in map {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    walk(&path, value, out);
+                }
+            }
+            serde_json::Value::Array(list) if list.iter().any(|item| item.is_object() || item.is_array()) => {
+                for (place, value) in list.iter().enumerate() {
+                    walk(&format!("{path}[{place}]"), value, out);
+                }
+            }
+            serde_json::Value::Array(list) => {
+                let items: Vec<String> = list.iter().map(plain).collect();
+                out.push((path.to_string(), items.join(", ")));
+            }
+            other => out.push((path.to_string(), plain(other))),
+        }
+    }
+    fn plain(value: &serde_json::Value) -> String {
+        match value {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Null => "-".to_string(),
+            other => other.to_string(),
+        }
+    }
+    let mut out = Vec::new();
+    walk("", value, &mut out);
+    out
+}
+
+/// A command as a shell takes it.
+fn shell(command: &[String]) -> String {
+    let words = command.iter().map(String::as_str);
+    // Only a NUL cannot be quoted, which no argument of a process has.
+    shlex::try_join(words).unwrap_or_else(|_| command.join(" "))
+}
+
+fn write(folder: &Path, page: &Page) -> Result<PathBuf> {
+    let path = folder.join(FILE);
+    let html = page.render().map_err(|error| Error::unexpected(error).at(path.display()))?;
+    files::write(&path, html.as_bytes())?;
+    Ok(path)
+}
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
+
+/// What a content security policy knows a script or style by.
+fn policy_hash(text: &str) -> String {
+    format!("sha256-{}", base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text)))
+}

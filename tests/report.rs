@@ -1,0 +1,280 @@
+//! Pages and figures: their values are those of the tables, they are made again from results alone, and names from files stay text.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use cmira::data::draw::{DrawOptions, draw};
+use common::{Folder, cmira, text};
+
+type Row = BTreeMap<String, String>;
+
+fn rows(path: &Path) -> Vec<Row> {
+    let mut reader = csv::Reader::from_path(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    reader.deserialize().map(|row| row.unwrap()).collect()
+}
+
+fn number(row: &Row, column: &str) -> f64 {
+    row[column].parse().unwrap_or_else(|_| panic!("{column}: {row:?}"))
+}
+
+/// What a figure's marks say: series, place and value.
+fn marks(figure: &Path) -> Vec<(String, String, f64)> {
+    let svg = std::fs::read_to_string(figure).unwrap_or_else(|error| panic!("{}: {error}", figure.display()));
+    let drawing = roxmltree::Document::parse(&svg).unwrap_or_else(|error| panic!("{}: {error}", figure.display()));
+    let marked = drawing.descendants().filter(|node| node.attribute("class") == Some("mark"));
+    let read = |node: roxmltree::Node| {
+        let get = |name: &str| node.attribute(name).unwrap().to_string();
+        assert!(node.children().any(|child| child.has_tag_name("title")), "{}", figure.display());
+        (get("data-series"), get("data-at"), get("data-value").parse().unwrap())
+    };
+    marked.map(read).collect()
+}
+
+fn value(marks: &[(String, String, f64)], series: &str, at: &str) -> f64 {
+    let found = marks.iter().find(|mark| (mark.0.as_str(), mark.1.as_str()) == (series, at));
+    found.unwrap_or_else(|| panic!("no mark {series}, {at} among {marks:?}")).2
+}
+
+const SETTINGS: &str = "{backbone: resnet8, head_width: 8, augment: false, pretrain: {epochs: 2, batch_size: 16}, \
+                        mutual: {epochs: 1, batch_size: 16}, iterations: 2}";
+
+/// An audit of a model of three classes whose names would do harm, with a control.
+fn audited() -> &'static PathBuf {
+    static FOLDER: OnceLock<(Folder, PathBuf)> = OnceLock::new();
+    let make = || {
+        let folder = Folder::new();
+        let drawn = folder.path("drawn");
+        let options = DrawOptions { train_per_class: 8, test_per_class: 6, size: 16, ..DrawOptions::default() };
+        draw(&drawn, &options, &mut |_| ()).unwrap();
+        let shapes = ["disc", "ring", "star"];
+        for (set, to) in [("train", "forget"), ("test", "probe")] {
+            for (shape, name) in shapes.iter().zip(NAMES) {
+                let target = folder.path(to);
+                std::fs::create_dir_all(&target).unwrap();
+                std::fs::rename(drawn.join(set).join(shape), target.join(name)).unwrap();
+            }
+        }
+        let (forget, probe, model, out) =
+            (folder.path("forget"), folder.path("probe"), folder.path("model.onnx"), folder.path("out"));
+        let settings = folder.path("settings.yaml");
+        std::fs::write(&settings, SETTINGS).unwrap();
+        let train = ["train", "--backbone", "resnet8", "--epochs", "2", "--batch-size", "8", "--quiet", "--device", "cpu"];
+        let (code, _, errors) = cmira(&[&train[..], &["--data", text(&probe), "--out", text(&model)]].concat());
+        assert_eq!(code, 0, "{errors}");
+        let logs = folder.path("logs");
+        let audit = ["audit", "--quiet", "--device", "cpu", "--threads", "1", "--model", text(&model), "--forget", text(&forget)];
+        let named = ["--dataset", "</script><script>alert(1)</script>", "--method", "=method()", "--model-name", "a & <b>"];
+        let more = ["--probe", text(&probe), "--settings", text(&settings), "--out", text(&out), "--tensorboard", text(&logs)];
+        let (code, said, errors) = cmira(&[&audit[..], &named, &more].concat());
+        assert_eq!(code, 0, "{errors}");
+        let last = said.lines().last().unwrap();
+        assert!(last.contains("report.html: Acc_U ") && last.contains("excess "), "{said}");
+        let events = std::fs::read_dir(logs.join("attack P+U+A")).unwrap().count();
+        assert_eq!(events, 1);
+        (folder, out)
+    };
+    &FOLDER.get_or_init(make).1
+}
+
+const NAMES: [&str; 3] = ["=cmd()", "<img src=x onerror=alert(1)>", "'\"><svg onload=alert(2)>"];
+
+fn page(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("report.html")).unwrap()
+}
+
+#[test]
+fn names_from_files_stay_text_in_page_tables_and_workbook() {
+    let out = audited();
+    let html = page(out);
+    for name in ["<img src=x", "<svg onload", "<script>alert", "a & <b>", "<b>"] {
+        assert!(!html.contains(name), "{name}");
+    }
+    assert!(html.contains("&#60;img src=x onerror=alert(1)&#62;") || html.contains("&lt;img src=x onerror=alert(1)&gt;"));
+    // One script and one style, both known to the policy by their hashes.
+    assert_eq!((html.matches("<script").count(), html.matches("<style").count()), (1, 1));
+    assert!(html.contains("default-src 'none'") && html.matches("'sha256-").count() == 2);
+    // Nothing is fetched from anywhere.
+    for address in ["http://", "https://"] {
+        let outside =
+            html.matches(address).count() - html.matches("http://www.w3.org/").count().min(html.matches(address).count());
+        assert_eq!(outside, 0, "{address}");
+    }
+    for table in ["predictions.csv", "table2.csv", "results.csv"] {
+        let bytes = std::fs::read_to_string(out.join(table)).unwrap();
+        assert!(bytes.contains("'=cmd()") && !bytes.contains(",=cmd()"), "{table}");
+    }
+    let (code, _, errors) = cmira(&["report", text(out), "--xlsx", "--quiet"]);
+    assert_eq!(code, 0, "{errors}");
+    let mut workbook = zip::ZipArchive::new(std::fs::File::open(out.join("tables.xlsx")).unwrap()).unwrap();
+    let mut strings = String::new();
+    std::io::Read::read_to_string(&mut workbook.by_name("xl/sharedStrings.xml").unwrap(), &mut strings).unwrap();
+    assert!(strings.contains("cmd()") && !strings.contains("<img"));
+    for place in 0..workbook.len() {
+        let mut sheet = String::new();
+        let mut file = workbook.by_index(place).unwrap();
+        if file.name().starts_with("xl/worksheets/sheet") {
+            std::io::Read::read_to_string(&mut file, &mut sheet).unwrap();
+            assert!(!sheet.contains("<f>"), "a formula in {}", file.name());
+        }
+    }
+}
+
+#[test]
+fn figures_of_an_audit_have_the_values_of_its_tables() {
+    let out = audited();
+    let figures = out.join("figures");
+    let whole = |row: &&Row| row["variant"] == "P+U+A";
+    let course = marks(&figures.join("course.svg"));
+    let lines = rows(&out.join("iterations.csv"));
+    assert_eq!(lines.iter().filter(whole).count(), 3);
+    for line in lines.iter().filter(whole) {
+        for (series, column) in [("Acc_A", "acc_a"), ("Acc_U", "acc_u")] {
+            assert_eq!(value(&course, series, &line["iteration"]), number(line, column));
+        }
+        assert_eq!(value(&course, "agreement", &line["iteration"]), 100.0 * number(line, "agreement_rate"));
+    }
+    let control = std::fs::read_dir(out.join("control")).unwrap().next().unwrap().unwrap().path();
+    for line in rows(&control.join("iterations.csv")).iter().filter(whole) {
+        assert_eq!(value(&course, "Acc_A on the control", &line["iteration"]), number(line, "acc_a"));
+    }
+
+    let polygons = marks(&figures.join("polygons.svg"));
+    let results = rows(&out.join("results.csv"));
+    let classes: Vec<&Row> = results.iter().filter(whole).filter(|row| row["class"] != "all").collect();
+    assert_eq!(classes.len(), 3);
+    for class in &classes {
+        let name = class["class"].strip_prefix('\'').filter(|name| name.starts_with('=')).unwrap_or(&class["class"]);
+        for (model, column) in [("M_U", "acc_u"), ("M_A", "acc_a_last")] {
+            assert_eq!(value(&polygons, &format!("a & <b>, =method(), {model}"), name), number(class, column));
+        }
+    }
+
+    let predictions = rows(&out.join("predictions.csv"));
+    assert_eq!(predictions.len(), 24);
+    let confusion = marks(&figures.join("confusion.svg"));
+    for (model, column) in [
+        ("M_U, before the attack", "unlearned_label"),
+        ("M_A after stage 1", "pretrained_label"),
+        ("M_A after the attack", "recovered_label"),
+    ] {
+        for (truth, said) in NAMES.iter().flat_map(|truth| NAMES.map(|said| (*truth, said))) {
+            let table = |name: &str| if name.starts_with('=') { format!("'{name}") } else { name.to_string() };
+            let of_class: Vec<&Row> = predictions.iter().filter(|row| row["truth"] == table(truth)).collect();
+            let found = of_class.iter().filter(|row| row[column] == table(said)).count();
+            let series = format!("{model}, {truth}");
+            let share = confusion.iter().find(|mark| mark.0 == series && mark.1 == said).map_or(0.0, |mark| mark.2);
+            assert!((share - 100.0 * found as f64 / of_class.len() as f64).abs() < 1e-9, "{series}: {said}");
+        }
+    }
+
+    // Of every range of confidence, how many are right.
+    for (at, series, range, share) in marks(&figures.join("confidence.svg"))
+        .into_iter()
+        .map(|(series, range, share)| (series.starts_with("M_U"), series, range, share))
+    {
+        let (label, confidence) =
+            if at { ("unlearned_label", "unlearned_confidence") } else { ("recovered_label", "recovered_confidence") };
+        let least: f64 = range.split(" to ").next().unwrap().parse().unwrap();
+        let here: Vec<&Row> = predictions
+            .iter()
+            .filter(|row| ((number(row, confidence) * 10.0).floor().min(9.0) / 10.0 - least).abs() < 1e-9)
+            .collect();
+        let right = here.iter().filter(|row| row[label] == row["truth"]).count();
+        assert!((share - 100.0 * right as f64 / here.len() as f64).abs() < 1e-9, "{series}, {range}");
+    }
+
+    // Every image that was lost is on one of the two sheets.
+    let lost = predictions.iter().filter(|row| row["unlearned_label"] != row["truth"]).count();
+    let on = |name: &str| if figures.join(name).exists() { marks(&figures.join(name)).len() } else { 0 };
+    assert_eq!(on("recovered.svg") + on("not_recovered.svg"), lost);
+    // As pixels, too.
+    for figure in ["course", "polygons", "confusion", "confidence", "map"] {
+        let png = image::open(figures.join(format!("{figure}.png"))).unwrap();
+        assert!(png.width() > 300 && png.height() > 200, "{figure}");
+    }
+}
+
+#[test]
+fn everything_is_made_again_from_results_alone() {
+    // A copy: other tests read the original.
+    let folder = Folder::new();
+    let out = folder.path("moved");
+    copy(audited(), &out);
+    let (first, table) = (page(&out), std::fs::read(out.join("results.csv")).unwrap());
+    for gone in ["report.html", "results.csv", "table1.csv", "recovered.onnx", "unlearned_after.onnx"] {
+        std::fs::remove_file(out.join(gone)).unwrap();
+    }
+    std::fs::remove_dir_all(out.join("figures")).unwrap();
+    let (code, said, errors) = cmira(&["report", text(&out), "--json"]);
+    assert_eq!(code, 0, "{errors}");
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(said["written"][0].as_str().unwrap().ends_with("report.html"), "{said}");
+    assert!(page(&out) == first, "another page");
+    assert!(std::fs::read(out.join("results.csv")).unwrap() == table, "another table");
+
+    // The map of features is laid out anew from what was kept, and comes out the same.
+    std::fs::remove_file(out.join("map.json")).unwrap();
+    let (code, _, errors) = cmira(&["report", text(&out), "--quiet"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(page(&out) == first, "another map");
+    let (code, _, errors) = cmira(&["report", text(&out), "--no-maps", "--quiet"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(!page(&out).contains("figure-map"));
+}
+
+#[test]
+fn damaged_results_are_named() {
+    let folder = Folder::new();
+    let out = folder.path("damaged");
+    let refused = |damage: &dyn Fn(), named: &str| {
+        let _ = std::fs::remove_dir_all(&out);
+        copy(audited(), &out);
+        damage();
+        let (code, said, errors) = cmira(&["report", text(&out), "--quiet"]);
+        assert_eq!((code, said.as_str()), (6, ""), "{errors}");
+        assert!(errors.contains(named) && errors.lines().count() == 1, "{errors}");
+    };
+    let write = |name: &str, bytes: &[u8]| std::fs::write(out.join(name), bytes).unwrap();
+    refused(&|| write("run.json", b"{\"acc_u\": 1"), "run.json: is damaged");
+    refused(&|| write("run.json", b"{}"), "run.json: is damaged");
+    refused(&|| write("predictions.csv", b"image,truth\na,b\n"), "predictions.csv");
+    refused(&|| write("iterations.csv", b"variant,iteration\nP,x\n"), "iterations.csv");
+    refused(&|| write("features.safetensors", b"no tensors"), "features.safetensors");
+    refused(&|| write("forget_images.png", b"no picture"), "forget_images.png");
+    refused(&|| std::fs::remove_file(out.join("features.csv")).unwrap(), "features.csv");
+    refused(
+        &|| {
+            let said = std::fs::read_to_string(out.join("predictions.csv")).unwrap().replace("'=cmd()", "unheard of");
+            write("predictions.csv", said.as_bytes());
+        },
+        "there is no class 'unheard of'",
+    );
+    refused(&|| std::fs::remove_file(out.join("run.json")).unwrap(), "holds no results");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_shows_images_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let out = audited();
+    for file in ["report.html", "forget_images.png", "features.safetensors", "recovered.onnx"] {
+        let mode = std::fs::metadata(out.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
