@@ -105,7 +105,8 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
             .notes
             .iter()
             .cloned()
-            .chain(lost(outcome.own_accuracy, audit.model.classes()))
+            // What a grid makes itself needs no adapter.
+            .chain(lost(outcome.own_accuracy, audit.model.classes()).filter(|_| audit.identity.is_none()))
             .chain(starved(audit.settings, main.variant, audit.forget.len(), &main.course))
             .collect(),
         thumbnails,

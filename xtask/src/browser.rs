@@ -1,7 +1,7 @@
 //! `cargo xtask test-browser`: report pages in the hands of a browser.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::{env, fs};
 
 use crate::demo;
@@ -61,7 +61,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         workspace::run(cmira().args(demo::ARGUMENTS).arg("--out").arg(&audit).arg("--tensorboard").arg(&logs).arg("--quiet"))?;
     }
     // Results may be old; pages are not.
-    workspace::run(cmira().arg("report").arg(&audit).arg("--quiet"))?;
+    workspace::run(cmira().arg("report").arg(&audit).arg("--quiet").stdout(Stdio::null()))?;
     let hostile = hostile(&cmira, &out)?;
     let grid = out.join("grid");
     let file = out.join("grid.yaml");
@@ -87,14 +87,7 @@ fn hostile(cmira: &dyn Fn() -> Command, out: &Path) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).at(&folder)?;
     let drawn = folder.join("drawn");
-    workspace::run(cmira().args(["data", "draw"]).arg(&drawn).args([
-        "--train-per-class",
-        "12",
-        "--test-per-class",
-        "4",
-        "--size",
-        "16",
-    ]))?;
+    workspace::run(cmira().args(["data", "draw"]).arg(&drawn).args(["--train-per-class", "12", "--test-per-class", "4"]))?;
     let mut classes: Vec<PathBuf> = Vec::new();
     let train = drawn.join("train");
     for entry in fs::read_dir(&train).at(&train)? {
@@ -133,7 +126,7 @@ fn hostile(cmira: &dyn Fn() -> Command, out: &Path) -> Result<PathBuf> {
             .arg("--out")
             .arg(&results),
     )?;
-    workspace::run(cmira().arg("report").arg(&results).args(["--xlsx", "--quiet"]))?;
+    workspace::run(cmira().arg("report").arg(&results).args(["--xlsx", "--quiet"]).stdout(Stdio::null()))?;
     Ok(results)
 }
 
@@ -162,7 +155,7 @@ fn chromium() -> Result<PathBuf> {
     }
     for arguments in [&["update", "-qq"][..], &["install", "-y", "-qq", "--no-install-recommends", "chromium"]] {
         let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
         workspace::run(&mut command).map_err(|_| failure())?;
     }
     find().ok_or_else(failure)

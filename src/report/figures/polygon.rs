@@ -63,7 +63,9 @@ pub fn polygons(models: &[Polygon]) -> Result<Option<Figure>> {
 }
 
 fn one(canvas: &Canvas, model: &Polygon, (left, top): (i32, i32), side: i32) -> Drawn {
-    let (centre, radius) = ((left + side / 2, top + side / 2 + 8), f64::from(side) / 2.0 - 46.0);
+    // Names of classes need some room.
+    let (around, letters) = if side > 300 { (64, 9) } else { (50, 7) };
+    let (centre, radius) = ((left + side / 2, top + side / 2 + 8), f64::from(side) / 2.0 - f64::from(around));
     canvas.text(&shortened(&model.title, 34), (left + side / 2, top + 4), 12, (HPos::Center, VPos::Top))?;
     let count = model.classes.len();
     let at = |class: usize, share: f64| -> (i32, i32) {
@@ -88,7 +90,7 @@ fn one(canvas: &Canvas, model: &Polygon, (left, top): (i32, i32), side: i32) -> 
         } else {
             HPos::Center
         };
-        canvas.text(&shortened(&record.class, 9), (x, y), 11, (across, VPos::Center))?;
+        canvas.text(&shortened(&record.class, letters), (x, y), 11, (across, VPos::Center))?;
     }
     let share = |value: f64| (value / 100.0).clamp(0.0, 1.0);
     let before = ring(&|class| share(model.classes[class].acc_u));

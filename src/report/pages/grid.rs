@@ -140,12 +140,9 @@ impl Grid<'_> {
     /// Of every unlearned model, what its attack says beside the strictest control.
     fn judged(&self) -> Vec<Judged> {
         let rows = excess::rows(&self.document.results.cells);
-        let column = |row: &'_ [String], name: &str| -> String {
-            excess::COLUMNS.iter().position(|known| *known == name).and_then(|place| row.get(place)).cloned().unwrap_or_default()
-        };
         let mut judged: Vec<(String, Judged)> = Vec::new();
         for row in &rows {
-            let get = |name: &str| column(row, name);
+            let get = |name: &str| excess_column(row, name);
             // Retraining is what the others are compared with.
             if get("variant") != FULL || get("method") == excess::RETRAINED {
                 continue;
@@ -183,7 +180,7 @@ impl Grid<'_> {
             Section {
                 id: "models",
                 title: "The models",
-                tables: vec![self.unlearned(), self.methods(), self.splits()],
+                tables: vec![self.unlearned(), self.methods(), self.splits(), self.notes()],
                 ..Section::default()
             },
             Section {
@@ -207,7 +204,11 @@ impl Grid<'_> {
             subtitle: format!("{} attacked models, {} seeds", self.full().count(), seeds.len()),
             verdict: verdict(&judged),
             cards: self.cards(),
-            notes: self.document.results.notes.iter().map(|note| words::sentence(note)).collect(),
+            notes: match self.document.results.notes.len() {
+                0 => Vec::new(),
+                1 => vec!["There is a note on one of the steps, among the models below.".to_string()],
+                count => vec![format!("There are {count} notes on single steps, among the models below.")],
+            },
             sections,
             reproduce: Reproduce {
                 about: "The same command with the same file, version, device and number of threads gives the same tables, to the last byte on a \
@@ -286,12 +287,50 @@ impl Grid<'_> {
     }
 
     fn excess(&self) -> Table {
-        let rows = excess::rows(&self.document.results.cells);
-        let cells = |row: &Vec<String>| row.iter().map(|text| Cell::of_csv(text)).collect();
-        let columns: Vec<String> = excess::COLUMNS.iter().map(|name| name.replace('_', " ")).collect();
-        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        let about = "Every attack beside the same attack on each control, in points, with 95 % intervals and McNemar's p.";
-        Table::new("excess", "Beyond the controls", about, &columns, rows.iter().map(cells).collect())
+        let rows = excess::rows(&self.document.results.cells).into_iter().map(|row| {
+            let get = |name: &str| excess_column(&row, name);
+            let number = |name: &str| get(name).parse::<f64>().ok();
+            let named = ["dataset", "backbone", "method", "variant", "control", "seed"].map(|name| Cell::of_csv(&get(name)));
+            let mut cells: Vec<Cell> = named.into_iter().collect();
+            cells.extend(
+                ["acc_a", "acc_a_control", "excess", "excess_low", "excess_high"].map(|name| Cell::percent(number(name))),
+            );
+            cells.push(Cell::of_csv(&get("mcnemar_p")));
+            let verdict = get("verdict");
+            cells.push(Cell::text(match verdict.split_whitespace().next() {
+                Some(word @ ("more" | "less")) => word,
+                Some(_) => "no difference",
+                None => "",
+            }));
+            cells
+        });
+        let columns = [
+            "data set",
+            "backbone",
+            "method",
+            "variant",
+            "control",
+            "seed",
+            "Acc_A",
+            "control's",
+            "excess",
+            "from",
+            "to",
+            "p",
+            "shown",
+        ];
+        let about = "Every attack beside the same attack on each control, in points, with the 95 % interval and McNemar's p; `all` is over \
+                     seeds. In full in excess.csv.";
+        Table::new("excess", "Beyond the controls", about, &columns, rows.collect())
+    }
+
+    /// What a reader should know of single steps.
+    fn notes(&self) -> Table {
+        let rows = self.document.results.notes.iter().map(|note| {
+            let (step, text) = note.split_once(": ").unwrap_or(("", note));
+            vec![Cell::text(step), Cell::text(words::sentence(text))]
+        });
+        Table::new("notes", "Notes on single steps", "", &["step", "note"], rows.collect())
     }
 
     fn unlearned(&self) -> Table {
@@ -313,6 +352,11 @@ impl Grid<'_> {
         let rows = rows.map(|row| row.cells().iter().map(|text| Cell::of_csv(text)).collect()).collect();
         Table::new("splits", "Splits", "Table A1.", &grid::SPLIT_COLUMNS, rows)
     }
+}
+
+/// A cell of a row of `excess.csv`.
+fn excess_column(row: &[String], name: &str) -> String {
+    excess::COLUMNS.iter().position(|known| *known == name).and_then(|place| row.get(place)).cloned().unwrap_or_default()
 }
 
 fn title(record: &Record) -> String {

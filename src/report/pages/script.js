@@ -33,7 +33,15 @@
       return cell.dataset.sort !== undefined ? Number(cell.dataset.sort) : cell.textContent.trim();
     };
     heads.forEach((head, column) => {
-      head.querySelector("button").addEventListener("click", () => {
+      // Not a button element: browsers do not print the heads of tables again that hold one.
+      const button = head.querySelector("[role=button]");
+      button.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" || event.key === " ") {
+          event.preventDefault();
+          button.click();
+        }
+      });
+      button.addEventListener("click", () => {
         const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", direction);
