@@ -90,7 +90,7 @@ fn page(folder: &Path) -> String {
 fn names_from_files_stay_text_in_page_tables_and_workbook() {
     let out = audited();
     let html = page(out);
-    for name in ["<img src=x", "<svg onload", "<script>alert", "a & <b>", "<b>"] {
+    for name in ["<img src=x", "<svg onload", "<script>alert", "a & <b>"] {
         assert!(!html.contains(name), "{name}");
     }
     assert!(html.contains("&#60;img src=x onerror=alert(1)&#62;") || html.contains("&lt;img src=x onerror=alert(1)&gt;"));
@@ -98,11 +98,8 @@ fn names_from_files_stay_text_in_page_tables_and_workbook() {
     assert_eq!((html.matches("<script").count(), html.matches("<style").count()), (1, 1));
     assert!(html.contains("default-src 'none'") && html.matches("'sha256-").count() == 2);
     // Nothing is fetched from anywhere.
-    for address in ["http://", "https://"] {
-        let outside =
-            html.matches(address).count() - html.matches("http://www.w3.org/").count().min(html.matches(address).count());
-        assert_eq!(outside, 0, "{address}");
-    }
+    let without_names = html.replace("http://www.w3.org/2000/svg", "");
+    assert!(!without_names.contains("http:") && !without_names.contains("https:"));
     for table in ["predictions.csv", "table2.csv", "results.csv"] {
         let bytes = std::fs::read_to_string(out.join(table)).unwrap();
         assert!(bytes.contains("'=cmd()") && !bytes.contains(",=cmd()"), "{table}");
@@ -116,9 +113,10 @@ fn names_from_files_stay_text_in_page_tables_and_workbook() {
     for place in 0..workbook.len() {
         let mut sheet = String::new();
         let mut file = workbook.by_index(place).unwrap();
-        if file.name().starts_with("xl/worksheets/sheet") {
+        let place_name = file.name().unwrap().into_owned();
+        if place_name.starts_with("xl/worksheets/sheet") {
             std::io::Read::read_to_string(&mut file, &mut sheet).unwrap();
-            assert!(!sheet.contains("<f>"), "a formula in {}", file.name());
+            assert!(!sheet.contains("<f>"), "a formula in {place_name}");
         }
     }
 }

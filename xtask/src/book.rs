@@ -26,11 +26,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         let _ = std::fs::remove_dir_all(home.join("target"));
     }
     workspace::run(Command::new(&mdbook).arg("build").arg(workspace.root().join("docs")))?;
-    let requirements = workspace.root().join("docs/requirements.txt");
-    let python = Python::find()?.with_packages(workspace, &requirements, "book")?;
-    let book = workspace.root().join("out/book");
-    let checker = ["-m", "linkcheck", "--no-status", "--config"];
-    workspace::run(
-        Command::new(python).args(checker).arg(workspace.root().join("docs/linkchecker.ini")).arg(book.join("index.html")),
-    )
+    let tests = workspace.root().join("tests/book");
+    let python = Python::find()?.with_packages(workspace, &tests.join("requirements.txt"), "book")?;
+    let mut follow = Command::new(python);
+    follow.arg(tests.join("links.py")).args(["--no-status", "--config"]).arg(tests.join("linkchecker.ini"));
+    workspace::run(follow.arg(workspace.root().join("out/book/index.html")))
 }
