@@ -119,7 +119,11 @@ fn audit(args: &Args) -> Result<()> {
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
     let open = |path: &Path| -> Result<Model> {
-        common::open(path, &adapter, &args.reading, device)?.computing_in(args.precise.on(device))
+        let bar = reporter.wait(&format!("importing {}", path.display()));
+        let model =
+            common::open(path, &adapter, &args.reading, device).and_then(|model| model.computing_in(args.precise.on(device)));
+        bar.finish();
+        model
     };
     let model = open(model_path)?;
     let expected = common::expected(&model, &adapter, args.resize)?;
@@ -367,10 +371,13 @@ fn attack(audit: &Audit, what: &str, args: &Args) -> Result<Outcome> {
 }
 
 fn show_epoch(bar: &Bar, what: &str, model: &str, iteration: usize, event: &train::Event) {
-    if let train::Event::Epoch { epoch, of, loss, .. } = event {
-        bar.set(*epoch as u64, *of as u64);
-        let stage = if iteration == 0 { "pretraining".to_string() } else { format!("iteration {iteration}, {model}") };
-        bar.message(&format!("{what}: {stage}, loss {loss:.3}"));
+    match event {
+        train::Event::Epoch { loss, .. } => {
+            let stage = if iteration == 0 { "pretraining".to_string() } else { format!("iteration {iteration}, {model}") };
+            bar.message(&format!("{what}: {stage}, loss {loss:.3}"));
+        }
+        train::Event::Batch { epoch, epochs, batch, of } => bar.batch(*epoch, *epochs, *batch, *of),
+        train::Event::Resumed { .. } => {}
     }
 }
 

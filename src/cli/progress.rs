@@ -31,6 +31,20 @@ impl Reporter {
         eprintln!("warning: {}", readable(text));
     }
 
+    /// Work of which nobody knows how long it takes; on a terminal its time is shown.
+    pub fn wait(&self, what: &str) -> Bar {
+        if self.quiet || !self.terminal {
+            return Bar::Off;
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{msg} {spinner} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_message(what.to_string());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Bar::Terminal(bar)
+    }
+
     /// Progress of one piece of work.
     pub fn bar(&self, what: &str) -> Bar {
         if self.quiet {
@@ -38,10 +52,18 @@ impl Reporter {
         }
         if !self.terminal {
             let now = Instant::now();
-            return Bar::Plain { what: what.to_string(), started: Cell::new(now), begun: Cell::new(0), last: Cell::new(now) };
+            let zero = || Cell::new(0);
+            return Bar::Plain {
+                what: what.to_string(),
+                started: Cell::new(now),
+                begun: zero(),
+                first: zero(),
+                whole: zero(),
+                last: Cell::new(now),
+            };
         }
         let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg:40!} {wide_bar} {pos}/{len} {eta:>4} left") {
+        if let Ok(style) = ProgressStyle::with_template("{msg:40!} {wide_bar} {pos}/{len} {per_sec:>10} {eta:>4} left") {
             bar.set_style(style);
         }
         bar.set_message(what.to_string());
@@ -62,6 +84,10 @@ pub enum Bar {
         started: Cell<Instant>,
         /// How far that stage is; a smaller number begins another stage.
         begun: Cell<u64>,
+        /// How far it was when it began.
+        first: Cell<u64>,
+        /// How much of it there is; another number is another stage as well.
+        whole: Cell<u64>,
         /// When the last line was printed.
         last: Cell<Instant>,
     },
@@ -78,17 +104,26 @@ impl Bar {
                 bar.set_length(total);
                 bar.set_position(done);
             }
-            Bar::Plain { what, started, begun, last } => {
-                if done < begun.replace(done) {
+            Bar::Plain { what, started, begun, first, whole, last } => {
+                if done < begun.replace(done) || total != whole.replace(total) {
                     started.set(Instant::now());
+                    first.set(done);
                 }
                 if last.get().elapsed() >= Duration::from_secs(10) && done > 0 {
                     last.set(Instant::now());
-                    let left = started.get().elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
-                    eprintln!("{what}: {done}/{total}, about {left:.0} s left");
+                    let took = started.get().elapsed().as_secs_f64().max(1e-9);
+                    // What was done before this stage was looked at, by a run that was interrupted, took no time of this one.
+                    let rate = done.saturating_sub(first.get()).max(1) as f64 / took;
+                    let left = total.saturating_sub(done) as f64 / rate;
+                    eprintln!("{what}: {done}/{total}, {rate:.1}/s, about {left:.0} s left");
                 }
             }
         }
+    }
+
+    /// How far a training is, in batches.
+    pub fn batch(&self, epoch: usize, epochs: usize, batch: usize, of: usize) {
+        self.set((epoch.saturating_sub(1) * of + batch) as u64, (epochs * of) as u64);
     }
 
     /// Changes the text.

@@ -173,12 +173,9 @@ pub fn checkpointed(
 /// Moves a bar by epochs, and within one by batches.
 pub fn show_training(bar: &Bar, what: &str, event: &train::Event) {
     match event {
-        train::Event::Epoch { epoch, of, loss, .. } => {
-            bar.set(*epoch as u64, *of as u64);
-            bar.message(&format!("{what}, loss {loss:.4}"));
-        }
-        train::Event::Resumed { epoch, of } => bar.set(*epoch as u64, *of as u64),
-        train::Event::Batch { .. } => {}
+        train::Event::Epoch { epoch, of, loss, .. } => bar.message(&format!("{what}, {epoch}/{of} epochs, loss {loss:.4}")),
+        train::Event::Resumed { .. } => {}
+        train::Event::Batch { epoch, epochs, batch, of } => bar.batch(*epoch, *epochs, *batch, *of),
     }
 }
 

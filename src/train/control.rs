@@ -22,6 +22,8 @@ pub enum Event {
     Batch {
         /// The epoch, from 1.
         epoch: usize,
+        /// Epochs in all.
+        epochs: usize,
         /// The batch in this epoch, from 1.
         batch: usize,
         /// Batches in an epoch.

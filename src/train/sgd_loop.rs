@@ -134,7 +134,8 @@ fn run_epoch(
         optimiser.step(gradients, learning_rate)?;
         let summand = loss.f_detach()?.f_to_kind(Kind::Double)?.f_mul_scalar(*size)?.f_to_device(total.device())?;
         total = total.f_add_(&summand)?;
-        control.tell(&Event::Batch { epoch: epoch + 1, batch: index + 1, of: batches.len() });
+        let (epoch, epochs) = (epoch + 1, settings.epochs);
+        control.tell(&Event::Batch { epoch, epochs, batch: index + 1, of: batches.len() });
     }
     let loss = total.f_double_value(&[])? / start as f64;
     let diverged = |what: String| {

@@ -60,7 +60,7 @@ impl Passes {
         self.next += self.batch_size;
         let number = |count: i64| usize::try_from(count).unwrap_or(0);
         let of = number((self.total() + self.batch_size - 1) / self.batch_size);
-        control.tell(&Event::Batch { epoch: 1, batch: number(self.next / self.batch_size), of });
+        control.tell(&Event::Batch { epoch: 1, epochs: 1, batch: number(self.next / self.batch_size), of });
         Ok(Some(batch))
     }
 

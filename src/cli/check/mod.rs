@@ -104,7 +104,10 @@ fn inspect_model(args: &Args) -> Result<(Check, Option<Model>)> {
             Some(first)
         }
     };
-    let (mut check, model) = check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device)?;
+    let bar = reporter.wait(&format!("importing {} and comparing it", args.model.display()));
+    let checked = check::check(&args.model, &args.reading.limits()?, &options, images.as_ref(), device);
+    bar.finish();
+    let (mut check, model) = checked?;
     if let (Some((set, classes)), Some(model)) = (&labelled, &model) {
         check.accuracy = accuracy_on(model, set, classes.as_deref(), &adapter)?;
     }

@@ -196,7 +196,7 @@ fn events_count_batches_and_epochs() {
     let mut control = Control { on_event: Some(&mut listen), ..Control::default() };
     let history = fit(&Linear::new(), &noisy(8), &settings(2), &mut control).unwrap();
     assert_eq!(events.len(), 6);
-    assert_eq!(events[1], Event::Batch { epoch: 1, batch: 2, of: 2 });
+    assert_eq!(events[1], Event::Batch { epoch: 1, epochs: 2, batch: 2, of: 2 });
     let Event::Epoch { epoch, of, loss, images_per_s, .. } = &events[5] else { panic!("{:?}", events[5]) };
     assert_eq!((*epoch, *of, *loss), (2, 2, history.epochs[1].loss));
     assert!(*images_per_s > 0.0);
