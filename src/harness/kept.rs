@@ -7,6 +7,7 @@ use image::{ImageFormat, RgbImage};
 
 use super::audit::{Audit, Outcome, VariantOutcome};
 use super::results::class_name;
+use crate::attack::Variant;
 use crate::attack::sets::Predictions;
 use crate::data::{Batches, ImageSet};
 use crate::error::{Error, Result};
@@ -129,7 +130,7 @@ fn small_pictures(set: &ImageSet, rows: &[usize], width: usize, height: usize) -
 }
 
 /// Features of forget and probing images, for a map of them (paper, Figure 5): as `M_U` makes them before the attack, and `M_A` after stage
-/// 1 and in the end.
+/// 1 and in the end; and as `M_U` makes them in the end, where it was taught.
 pub(super) fn write_features(audit: &Audit, outcome: &Outcome, main: &VariantOutcome) -> Result<Option<KeptFeatures>> {
     let (path, rows_path) = (audit.results.join(FEATURES), audit.results.join(FEATURE_ROWS));
     let (forget, probe) = shares(audit.forget.len(), audit.probe.len(), audit.keep.features);
@@ -151,7 +152,9 @@ pub(super) fn write_features(audit: &Audit, outcome: &Outcome, main: &VariantOut
         |(_, set, chosen): &(&str, &ImageSet, Vec<usize>)| Batches::new(&set.subset(chosen)?, audit.adapter, audit.device);
     let [forget_images, probe_images] = [images(&sets[0])?, images(&sets[1])?];
     let images = forget_images.join(&probe_images)?;
-    let models = [("unlearned", audit.model), ("pretrained", &outcome.pretrained), ("attack", &main.attack)];
+    let mut models = vec![("unlearned", audit.model), ("pretrained", &outcome.pretrained), ("attack", &main.attack)];
+    // Elsewhere it is what it was.
+    models.extend((main.variant == Variant::PUA).then_some(("unlearned_after", &main.unlearned)));
     let tensors = models.into_iter().map(|(name, model)| Ok((name.to_string(), features(model, &images)?)));
     write_safetensors(&path, &tensors.collect::<Result<Vec<_>>>()?)?;
     files::make_private(&path)?;

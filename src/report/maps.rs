@@ -15,7 +15,12 @@ use crate::metrics::silhouette;
 use crate::tensor::Tensor;
 
 /// Models whose features are kept, and what figures call them.
-const MODELS: [(&str, &str); 3] = [("unlearned", "M_U"), ("pretrained", "M_A after stage 1"), ("attack", "M_A after the attack")];
+const MODELS: [(&str, &str); 4] = [
+    ("unlearned", "M_U before the attack"),
+    ("pretrained", "M_A after stage 1"),
+    ("attack", "M_A after the attack"),
+    ("unlearned_after", "M_U after the attack"),
+];
 
 /// Where the layouts are kept.
 const FILE: &str = "map.json";
@@ -70,14 +75,14 @@ pub fn maps(folder: &Path, kept: &KeptFeatures, seed: u64, progress: &(dyn Fn(us
     let tensors = Tensor::read_safetensors(&path).map_err(|error| failed(&error))?;
     let mut features = Vec::new();
     for (name, title) in MODELS {
-        let found = tensors.iter().find(|(known, _)| known == name).ok_or_else(|| failed(&format!("'{name}' is missing")))?;
+        let Some(found) = tensors.iter().find(|(known, _)| known == name) else { continue };
         let shape = found.1.size();
         if shape.len() != 2 || usize::try_from(shape[0]).ok() != Some(rows.len()) {
             return Err(failed(&format!("'{name}' of shape {shape:?} is not of the {} images of {}", rows.len(), kept.rows)));
         }
         features.push((title, found.1.shallow_clone()));
     }
-    let (done, all) = (AtomicUsize::new(0), MODELS.len() * tsne::EPOCHS);
+    let (done, all) = (AtomicUsize::new(0), features.len() * tsne::EPOCHS);
     let step = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
     // A layout is made by one thread, so that it is the same everywhere; several are made at once.
     let layouts = std::thread::scope(|scope| {

@@ -128,7 +128,7 @@ pub struct Thumbnails {
 /// What models make of images in front of their last layer: one tensor `[n, d]` a model, of the same images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptFeatures {
-    /// The file with the tensors, `unlearned`, `pretrained` and `attack`.
+    /// The file with the tensors, `unlearned`, `pretrained`, `attack`, and `unlearned_after` where the unlearned model was taught.
     pub file: String,
     /// The table that says which image a row is of.
     pub rows: String,

@@ -140,6 +140,13 @@ const TASKS: &[Task] = &[
         run: |workspace, _| measure::kills(workspace),
     },
     Task {
+        name: "measure-maps",
+        flags: &[],
+        about: "Compares how features separate classes before and after attacks, and writes docs/results/maps.md (ten minutes)",
+        details: measure::MAPS_DETAILS,
+        run: |workspace, _| measure::maps(workspace),
+    },
+    Task {
         name: "measure-precision",
         flags: &[],
         about: "Audits by five seeds in float32 and bfloat16 and writes docs/results/precision.md (six minutes)",

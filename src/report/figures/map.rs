@@ -25,8 +25,8 @@ pub struct Map {
     pub title: String,
     /// The images.
     pub points: Vec<Point>,
-    /// How well the map separates the forget images' classes, `-1..=1`.
-    pub silhouette: Option<f64>,
+    /// How well the features and the map separate the forget images' classes, `-1..=1` each.
+    pub silhouettes: [Option<f64>; 2],
 }
 
 /// Okabe and Ito's colours, told apart by the colour-blind.
@@ -83,7 +83,10 @@ fn sign(canvas: &Canvas, class: Option<usize>, (x, y): (i32, i32), size: f64, fi
 }
 
 /// Side of a map, in pixels.
-const SIDE: i32 = 300;
+const SIDE: i32 = 360;
+
+/// Maps beside each other.
+const COLUMNS: usize = 2;
 
 /// Draws maps beside each other; `classes` are the forgetting classes' names. `None` for no map.
 ///
@@ -93,10 +96,14 @@ pub fn map(maps: &[Map], classes: &[String]) -> Result<Option<Figure>> {
     if maps.is_empty() {
         return Ok(None);
     }
-    let columns = i32::try_from(maps.len()).unwrap_or(i32::MAX);
+    let columns = maps.len().min(COLUMNS);
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let legend_rows = i32::try_from(classes.len().div_ceil(6)).unwrap_or(i32::MAX).max(1);
     let top = 20_i32.saturating_mul(legend_rows).saturating_add(10);
-    let size = (SIDE.saturating_mul(columns).unsigned_abs(), SIDE.saturating_add(top).saturating_add(30).unsigned_abs());
+    let size = (
+        SIDE.saturating_mul(number(columns)).unsigned_abs(),
+        (SIDE + 30).saturating_mul(number(maps.len().div_ceil(columns))).saturating_add(top).unsigned_abs(),
+    );
     let svg = draw(size, "Maps of the features of forget and probing images", |canvas| {
         for (class, name) in classes.iter().enumerate() {
             let (x, y) = (16 + 140 * i32::try_from(class % 6)?, 14 + 20 * i32::try_from(class / 6)?);
@@ -104,15 +111,20 @@ pub fn map(maps: &[Map], classes: &[String]) -> Result<Option<Figure>> {
             canvas.text(&shortened(name, 14), (x + 12, y), 12, (HPos::Left, VPos::Center))?;
         }
         for (place, map) in maps.iter().enumerate() {
-            one(canvas, map, classes, (SIDE * i32::try_from(place)?, top))?;
+            let (column, row) = (i32::try_from(place % columns)?, i32::try_from(place / columns)?);
+            one(canvas, map, classes, (SIDE * column, top + (SIDE + 30) * row))?;
         }
         Ok(())
     })?;
-    let said: Vec<String> = maps.iter().filter_map(|map| Some(format!("{} {:.3}", map.title, map.silhouette?))).collect();
+    let said = |map: &Map| {
+        let [features, map_of] = map.silhouettes;
+        Some(format!("{} {:.3} ({:.3} on the map)", map.title, features?, map_of?))
+    };
+    let said: Vec<String> = maps.iter().filter_map(said).collect();
     let silhouettes = if said.is_empty() {
         String::new()
     } else {
-        format!(" Mean silhouette of the forget images by their true classes on the map, from -1 to 1: {}.", said.join(", "))
+        format!(" Mean silhouette of the forget images by their true classes, from -1 to 1: {}.", said.join(", "))
     };
     Ok(Some(Figure {
         name: "map".to_string(),

@@ -373,7 +373,7 @@ pub(super) fn map_of(folder: &Path, summary: &Summary, progress: &(dyn Fn(usize,
         .filter(|layout| !layout.places.is_empty())
         .map(|layout| Map {
             title: layout.model.clone(),
-            silhouette: layout.silhouette_map,
+            silhouettes: [layout.silhouette_features, layout.silhouette_map],
             points: made
                 .rows
                 .iter()
