@@ -276,3 +276,76 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+const GRID: &str = "
+seeds: [0, 1]
+datasets:
+  - name: '=d<b>()'
+    source: {kind: drawn, train_per_class: 8, test_per_class: 4, size: 16}
+    forget_classes: [ring, disc, star]
+backbones: [resnet8]
+methods: [RT, FT]
+train: {epochs: 2, batch_size: 16, learning_rate: 0.05}
+unlearn:
+  - {method: FT, train: {epochs: 1, batch_size: 16}}
+attack: {head_width: 8, pretrain: {epochs: 2, batch_size: 16}, mutual: {epochs: 1, batch_size: 16}, iterations: 1}
+";
+
+#[test]
+fn a_grids_page_and_figures_have_the_values_of_its_tables() {
+    let folder = Folder::new();
+    let (file, out) = (folder.path("grid.yaml"), folder.path("grid"));
+    std::fs::write(&file, GRID).unwrap();
+    let (code, said, errors) =
+        cmira(&["run", text(&file), "--out", text(&out), "--device", "cpu", "--threads", "1", "--quiet", "--json"]);
+    assert_eq!(code, 0, "{errors}");
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(said["written"][0].as_str().unwrap().ends_with("report.html"), "{said}");
+    let results = rows(&out.join("results.csv"));
+    let of = |method: &str, all: bool| -> Vec<&Row> {
+        let whole = results.iter().filter(|row| row["variant"] == "P+U+A" && row["method"] == method);
+        whole.filter(|row| (row["class"] == "all") == all).collect()
+    };
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let improvement = marks(&out.join("figures/improvement.svg"));
+    assert_eq!(improvement.len(), 2);
+    for method in ["RT", "FT"] {
+        let values: Vec<f64> = of(method, true).iter().map(|row| number(row, "r_i")).collect();
+        assert_eq!(values.len(), 2, "two seeds");
+        assert!((value(&improvement, "=d<b>(), resnet8", method) - mean(&values)).abs() < 1e-9, "{method}");
+    }
+    let boxes = marks(&out.join("figures/boxes.svg"));
+    for method in ["RT", "FT"] {
+        let mut values: Vec<f64> = of(method, false).iter().map(|row| number(row, "r_i")).collect();
+        values.sort_by(f64::total_cmp);
+        assert_eq!(values.len(), 6, "three classes, two seeds");
+        assert!((value(&boxes, "method", method) - f64::midpoint(values[2], values[3])).abs() < 1e-9, "{method}");
+    }
+    let polygons = marks(&out.join("figures/polygons.svg"));
+    for class in ["ring", "disc", "star"] {
+        let here: Vec<f64> =
+            of("FT", false).iter().filter(|row| row["class"] == class).map(|row| number(row, "acc_a_last")).collect();
+        assert!((value(&polygons, "=d<b>(), resnet8, FT, M_A", class) - mean(&here)).abs() < 1e-9, "{class}");
+    }
+    // The page counts FT alone: RT is what it is compared with.
+    let html = page(&out);
+    assert!(html.contains("1 unlearned models") && !html.contains("=d<b>"), "the verdict");
+    let control = rows(&out.join("excess.csv"));
+    let judged = control.iter().find(|row| {
+        (row["method"].as_str(), row["variant"].as_str(), row["control"].as_str(), row["seed"].as_str())
+            == ("FT", "P+U+A", "RT", "all")
+    });
+    let more = judged.unwrap()["verdict"].starts_with("more");
+    assert_eq!(html.contains("From 1 of 1"), more);
+
+    // Tables and page are made again from the folder alone.
+    let tables = std::fs::read(out.join("tableA3.csv")).unwrap();
+    std::fs::remove_file(out.join("tableA3.csv")).unwrap();
+    std::fs::remove_dir_all(out.join("figures")).unwrap();
+    let (code, _, errors) = cmira(&["report", text(&out), "--quiet"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(page(&out) == html && std::fs::read(out.join("tableA3.csv")).unwrap() == tables);
+    std::fs::write(out.join("grid.json"), b"{").unwrap();
+    let (code, _, errors) = cmira(&["report", text(&out), "--quiet"]);
+    assert_eq!((code, errors.contains("grid.json: is damaged")), (6, true), "{errors}");
+}
