@@ -284,6 +284,7 @@ fn train_control(audit: &Audit, folder: &Path, args: &Args) -> Result<(PathBuf, 
     };
     let made = controls::train_probe_only(audit, folder, &mut show, common::listen_for_interrupt());
     bar.finish();
+    board.warn(&args.compute.reporter());
     made
 }
 
@@ -364,9 +365,7 @@ fn attack(audit: &Audit, what: &str, args: &Args) -> Result<Outcome> {
     };
     let outcome = audit::run(audit, &mut show, common::listen_for_interrupt());
     bar.finish();
-    if let Some(error) = board.failure() {
-        reporter.warn(&format!("TensorBoard's files are not complete: {error}"));
-    }
+    board.warn(&reporter);
     outcome
 }
 

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use protobuf::CodedOutputStream;
 
 use crate::attack::Progress;
+use crate::cli::progress::Reporter;
 use crate::error::{Error, Result};
 use crate::train;
 
@@ -66,9 +67,11 @@ impl Board {
         }
     }
 
-    /// What went wrong, if anything did.
-    pub fn failure(&self) -> Option<&Error> {
-        self.failed.as_ref()
+    /// Says what went wrong, if anything did.
+    pub fn warn(&self, reporter: &Reporter) {
+        if let Some(error) = &self.failed {
+            reporter.warn(&format!("TensorBoard's files are not complete: {error}"));
+        }
     }
 
     fn scalar(&mut self, run: &str, tag: &str, step: usize, value: Option<f64>) {

@@ -112,6 +112,7 @@ fn grid(args: &Args) -> Result<()> {
     let computing = Computing { device, precision: args.precise.on(device) };
     let tables = grid::run(&harness, &workspace, computing, workers, &common::command_line(), &mut hooks);
     bar.finish();
+    board.warn(&reporter);
     let names: Vec<String> = tables?.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     let written = report::write_page(&args.out, report::Results::Grid, Maps::Drawn, &reporter)?;
     if args.json {

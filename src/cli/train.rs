@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::cli::board::{Board, Watched};
 use crate::cli::common::{self, Compute, Expected, Precise};
 use crate::cli::progress::Bar;
 use crate::data::{Adapter, Augment, Batches, ImageSet, splits};
@@ -45,7 +46,7 @@ pub struct Args {
     #[command(flatten)]
     precise: Precise,
     #[command(flatten)]
-    compute: Compute,
+    shown: Shown,
 }
 
 /// Settings of the training loop that the command line offers.
@@ -99,8 +100,8 @@ impl Hyper {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let device = args.compute.start()?;
-    let reporter = args.compute.reporter();
+    let device = args.shown.compute.start()?;
+    let reporter = args.shown.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
     let channels = adapter.input.channels.unwrap_or(3);
     let expected = Expected { size: None, channels, classes: adapter.classes.clone(), resize: false };
@@ -112,7 +113,7 @@ pub fn run(args: &Args) -> Result<()> {
     let proto = nets::classifier(args.backbone, input, set.classes.len(), args.hyper.seed)?;
     let model = Model::from_proto("new model", proto, device)?.computing_in(args.precise.on(device))?;
     let settings = args.hyper.settings(&TrainSettings { learning_rate: 0.05, ..TrainSettings::default() });
-    fit(&model, &set, &adapter, &settings, args.hyper.augmentation(), &args.out, &args.compute)?;
+    fit(&model, &set, &adapter, &settings, args.hyper.augmentation(), &args.out, &args.shown)?;
     let accuracy_on = |set: &ImageSet| accuracy_percent(&model, set, &adapter, device);
     println!("accuracy on the training images: {:.2} %", accuracy_on(&set)?);
     if let Some(folder) = &args.test {
@@ -128,6 +129,15 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Where a training runs, and where it shows itself.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Shown {
+    #[command(flatten)]
+    pub watched: Watched,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
 /// Trains with a bar, a checkpoint beside `out` and Ctrl-C.
 fn fit(
     model: &Model,
@@ -136,14 +146,14 @@ fn fit(
     settings: &TrainSettings,
     augment: Augment,
     out: &std::path::Path,
-    compute: &Compute,
+    shown: &Shown,
 ) -> Result<()> {
     let batches = Batches::new(set, adapter, model.device())?;
     let samples = resident(&batches, &set.label_list()?, model.classes(), augment)?;
     // Everything that the loop's own settings do not say.
     let inputs = serde_json::to_string(&(adapter, augment)).map_err(Error::unexpected)?;
     let fingerprint = format!("{} {} {} {inputs}", set.sha256, model.sha256(), model.computing().precision);
-    checkpointed("training", fingerprint, out, compute, &mut |control| train::fit(model, &samples, settings, control).map(drop))
+    checkpointed("training", fingerprint, out, shown, &mut |control| train::fit(model, &samples, settings, control).map(drop))
 }
 
 /// Runs a training with a bar, with a checkpoint beside `out` that is gone when it is done, and with Ctrl-C.
@@ -151,17 +161,23 @@ pub fn checkpointed(
     what: &str,
     fingerprint: String,
     out: &std::path::Path,
-    compute: &Compute,
+    shown: &Shown,
     work: &mut dyn FnMut(&mut Control) -> Result<()>,
 ) -> Result<()> {
-    let bar = compute.reporter().bar(what);
-    let mut show = |event: &train::Event| show_training(&bar, what, event);
+    let reporter = shown.compute.reporter();
+    let bar = reporter.bar(what);
+    let mut board = Board::new(&shown.watched);
+    let mut show = |event: &train::Event| {
+        board.training(what, what, 0, event);
+        show_training(&bar, what, event);
+    };
     let path = out.with_extension("checkpoint.safetensors");
     let checkpoint = Checkpoint { path: path.clone(), every: 5, fingerprint };
     let mut control =
         Control { on_event: Some(&mut show), stop: Some(common::listen_for_interrupt()), checkpoint: Some(checkpoint) };
     let result = work(&mut control);
     bar.finish();
+    board.warn(&reporter);
     result?;
     // The finished model itself is about to be written. Without an epoch there is no checkpoint.
     match std::fs::remove_file(&path) {

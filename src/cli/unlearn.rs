@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::cli::common::{self, Compute, Expected, Precise, Reading};
-use crate::cli::train::{Hyper, checkpointed};
+use crate::cli::common::{self, Expected, Precise, Reading};
+use crate::cli::train::{Hyper, Shown, checkpointed};
 use crate::data::{Adapter, Augment, Batches, ImageSet, splits};
 use crate::error::{Error, Result};
 use crate::files;
@@ -85,7 +85,7 @@ pub struct Args {
     #[command(flatten)]
     precise: Precise,
     #[command(flatten)]
-    compute: Compute,
+    shown: Shown,
 }
 
 /// What is written beside the model.
@@ -117,8 +117,8 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.forget_images {
         common::must_be_new(folder)?;
     }
-    let device = args.compute.start()?;
-    let reporter = args.compute.reporter();
+    let device = args.shown.compute.start()?;
+    let reporter = args.shown.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
     let original = common::open(&args.model, &adapter, &args.reading, device)?.computing_in(args.precise.on(device))?;
     let expected = common::expected(&original, &adapter, false)?;
@@ -275,13 +275,13 @@ fn unlearn(
         let inputs = serde_json::to_string(&(adapter, augment, settings)).map_err(Error::unexpected)?;
         let fingerprint = format!("{} {} {} {} {inputs}", method.name(), retain.sha256, forget.sha256, model.sha256());
         let mut outcome = Unlearned::default();
-        checkpointed(&what, fingerprint, &args.out, &args.compute, &mut |control| {
+        checkpointed(&what, fingerprint, &args.out, &args.shown, &mut |control| {
             outcome = method.run(model, &sets, settings, control)?;
             Ok(())
         })?;
         return Ok((settings.clone(), None, outcome));
     }
-    let bar = args.compute.reporter().bar(&what);
+    let bar = args.shown.compute.reporter().bar(&what);
     let mut show = |event: &Event| {
         if let Event::Batch { batch, of, .. } = event {
             bar.set(*batch as u64, *of as u64);
