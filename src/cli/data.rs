@@ -14,6 +14,9 @@ use crate::harness::probing;
 use crate::report::csv;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cmira data check images/probe
+  cmira data fetch cifar10 data/cifar10")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

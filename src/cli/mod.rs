@@ -138,3 +138,30 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Man(args) => shell::man(&args, Cli::command()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn every_command(command: &clap::Command, see: &mut dyn FnMut(&clap::Command)) {
+        see(command);
+        command.get_subcommands().for_each(|inner| every_command(inner, see));
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_a_manual_page() {
+        Cli::command().debug_assert();
+        let mut names = Vec::new();
+        every_command(&Cli::command(), &mut |command| {
+            let said = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(said.contains("Example") && said.contains("cmira "), "{}", command.get_name());
+            names.push(command.get_name().to_string());
+        });
+        let folder = tempfile::tempdir().unwrap();
+        shell::write_pages(folder.path(), Cli::command()).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), names.len());
+        let page = std::fs::read_to_string(folder.path().join("cmira-data-draw.1")).unwrap();
+        assert!(page.contains("cmira data draw drawn") && page.contains("train\\-per\\-class"), "{page}");
+    }
+}

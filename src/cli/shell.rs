@@ -1,6 +1,6 @@
 //! `cmira completions` and `cmira man`: what a shell and a manual need to know of the commands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 
@@ -31,7 +31,13 @@ pub struct Man {
 }
 
 pub fn man(args: &Man, command: clap::Command) -> Result<()> {
-    let mut count = 0;
+    let count = write_pages(&args.folder, command)?;
+    println!("{}: {count} pages", args.folder.display());
+    Ok(())
+}
+
+/// Writes a page for every command, and gives their number.
+pub fn write_pages(folder: &Path, command: clap::Command) -> Result<usize> {
     // With all that clap adds to commands when they are run.
     let mut command = command.disable_help_subcommand(true);
     command.build();
@@ -42,12 +48,10 @@ pub fn man(args: &Man, command: clap::Command) -> Result<()> {
             pages.push((format!("cmira-{}-{}", inner.get_name(), innermost.get_name()), innermost.clone()));
         }
     }
-    for (name, page) in pages {
+    for (name, page) in &pages {
         let mut text = Vec::new();
-        clap_mangen::Man::new(page).title(&name).render(&mut text).map_err(Error::unexpected)?;
-        files::write(&args.folder.join(format!("{name}.1")), &text)?;
-        count += 1;
+        clap_mangen::Man::new(page.clone()).title(name).render(&mut text).map_err(Error::unexpected)?;
+        files::write(&folder.join(format!("{name}.1")), &text)?;
     }
-    println!("{}: {count} pages", args.folder.display());
-    Ok(())
+    Ok(pages.len())
 }
