@@ -1,10 +1,9 @@
 //! Spread of recovery by data set, method and backbone, as box plots (paper, Figures A3, A4 and A5).
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Figure;
-use super::canvas::{Canvas, Drawn, FAINT, INK, Mark, UNLEARNED, draw, points, shortened, span};
+use super::canvas::{Canvas, Drawn, INK, Mark, UNLEARNED, draw, points, span};
 use crate::error::Result;
 use crate::report::Record;
 use crate::report::record::method_rank;
@@ -85,31 +84,11 @@ pub fn boxes(records: &[Record]) -> Result<Option<Figure>> {
     }))
 }
 
-fn panel(canvas: &Canvas, what: &str, groups: &[Group], (low, high): (f64, f64), top: i32) -> Drawn {
-    let area = canvas.part((0, top), (WIDTH, HEIGHT));
-    let mut chart = ChartBuilder::on(&area)
-        .margin(8)
-        .margin_top(22)
-        .x_label_area_size(24)
-        .y_label_area_size(46)
-        .build_cartesian_2d(0.0..groups.len() as f64, low..high)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(0)
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(FAINT)
-        .axis_style(INK)
-        .y_desc("R_I, points")
-        .y_labels(6)
-        .y_label_formatter(&|value| format!("{value:.0}"))
-        .draw()?;
-    canvas.text(&format!("by {what}"), (WIDTH / 2, top + 4), 13, (HPos::Center, VPos::Top))?;
-    chart.draw_series(LineSeries::new([(0.0, 0.0), (groups.len() as f64, 0.0)], INK.stroke_width(1)))?;
+fn panel(canvas: &Canvas, what: &str, groups: &[Group], range: (f64, f64), top: i32) -> Drawn {
+    let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
+    let mut chart = canvas.grouped(&format!("by {what}"), &names, range, ((0, top), (WIDTH, HEIGHT)))?;
     for (place, (name, values)) in groups.iter().enumerate() {
         let middle = place as f64 + 0.5;
-        let (x, y) = chart.backend_coord(&(middle, low));
-        canvas.text(&shortened(name, 16), (x, y + 8), 12, (HPos::Center, VPos::Top))?;
         let Some(Summary { quartiles: [first, median, third], whiskers: [least, most], outside }) = Summary::of(values.clone())
         else {
             continue;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt::Write;
 
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -11,6 +12,11 @@ use crate::error::{Error, Result, readable};
 use crate::report::csv;
 
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// A part of a sheet: its upper left corner and its size.
+pub(super) type Part = ((i32, i32), (i32, i32));
+
+pub(super) type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// What drawing gives, or what the plotting library says.
 pub(super) type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -111,6 +117,34 @@ impl<'a> Canvas<'a> {
             self.overlay.borrow_mut(),
             "<image x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" href=\"data:image/png;base64,{bytes}\"/>"
         );
+    }
+
+    /// A chart of `R_I` with a place of width 1 for every group, under a title.
+    pub fn grouped(&self, title: &str, groups: &[&str], (low, high): (f64, f64), (at, size): Part) -> Drawn<Chart<'a>> {
+        let mut chart = ChartBuilder::on(&self.part(at, size))
+            .margin(8)
+            .margin_top(22)
+            .x_label_area_size(24)
+            .y_label_area_size(46)
+            .build_cartesian_2d(0.0..groups.len() as f64, low..high)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .x_labels(0)
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(FAINT)
+            .axis_style(INK)
+            .y_desc("R_I, points")
+            .y_labels(6)
+            .y_label_formatter(&|value| format!("{value:.0}"))
+            .draw()?;
+        self.text(&shortened(title, 60), (at.0 + size.0 / 2, at.1 + 4), 13, (HPos::Center, VPos::Top))?;
+        chart.draw_series(LineSeries::new([(0.0, 0.0), (groups.len() as f64, 0.0)], INK.stroke_width(1)))?;
+        for (place, group) in groups.iter().enumerate() {
+            let (x, y) = chart.backend_coord(&(place as f64 + 0.5, low));
+            self.text(&shortened(group, 16), (x, y + 8), 12, (HPos::Center, VPos::Top))?;
+        }
+        Ok(chart)
     }
 
     /// A dashed line through points.

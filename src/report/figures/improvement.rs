@@ -1,10 +1,9 @@
 //! Recovery improvement by data set, backbone and method (paper, Figure 3).
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Figure;
-use super::canvas::{ATTACK, CONTROL, Canvas, Drawn, FAINT, INK, Mark, Sample, UNLEARNED, draw, points, shortened, span};
+use super::canvas::{ATTACK, CONTROL, Canvas, Drawn, INK, Mark, Sample, UNLEARNED, draw, points, span};
 use crate::error::Result;
 use crate::report::Record;
 use crate::report::record::method_rank;
@@ -70,33 +69,12 @@ fn panel(
     dataset: &str,
     bars: &[&(&Record, f64, f64)],
     (methods, backbones): (&[&str], &[&str]),
-    (low, high): (f64, f64),
+    range: (f64, f64),
     top: i32,
 ) -> Drawn {
-    let area = canvas.part((0, top), (WIDTH, HEIGHT));
-    let mut chart = ChartBuilder::on(&area)
-        .margin(8)
-        .margin_top(20)
-        .x_label_area_size(24)
-        .y_label_area_size(46)
-        .build_cartesian_2d(0.0..methods.len() as f64, low..high)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(0)
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(FAINT)
-        .axis_style(INK)
-        .y_desc("R_I, points")
-        .y_labels(6)
-        .y_label_formatter(&|value| format!("{value:.0}"))
-        .draw()?;
-    canvas.text(&shortened(dataset, 60), (WIDTH / 2, top + 3), 13, (HPos::Center, VPos::Top))?;
-    chart.draw_series(LineSeries::new([(0.0, 0.0), (methods.len() as f64, 0.0)], INK.stroke_width(1)))?;
+    let mut chart = canvas.grouped(dataset, methods, range, ((0, top), (WIDTH, HEIGHT)))?;
     let width = 0.8 / backbones.len().max(1) as f64;
     for (group, method) in methods.iter().enumerate() {
-        let (x, y) = chart.backend_coord(&(group as f64 + 0.5, low));
-        canvas.text(&shortened(method, 14), (x, y + 8), 12, (HPos::Center, VPos::Top))?;
         for (place, backbone) in backbones.iter().enumerate() {
             let found = bars.iter().find(|(record, ..)| record.method == *method && record.backbone == *backbone);
             let Some((_, value, spread)) = found else { continue };
