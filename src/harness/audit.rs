@@ -15,7 +15,7 @@ use crate::harness::kept::Keep;
 use crate::harness::state::Store;
 use crate::metrics::accuracy;
 use crate::nets::InputShape;
-use crate::tensor::{Device, Kind};
+use crate::tensor::{Device, Kind, Tensor};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::{self, Control};
 
@@ -125,10 +125,10 @@ fn try_out(audit: &Audit) -> Result<()> {
         return Err(Error::unsupported("the model has no trainable parameter"));
     }
     let few: Vec<usize> = (0..audit.forget.len().min(4)).collect();
-    // One image has no batch statistics.
-    let few = if few.len() == 1 { vec![0, 0] } else { few };
     let images = Batches::new(&audit.forget.subset(&few)?, audit.adapter, audit.device)?;
     let images = images.range(0, i64::try_from(few.len()).map_err(Error::unexpected)?)?;
+    // One image has no batch statistics.
+    let images = if few.len() == 1 { Tensor::f_cat(&[&images, &images], 0)? } else { images };
     for mode in [Mode::Eval, Mode::Train] {
         let logits = trial.forward(&images, mode)?;
         if logits.size() != [images.size()[0], i64::try_from(trial.classes()).map_err(Error::unexpected)?] {

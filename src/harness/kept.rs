@@ -13,8 +13,8 @@ use crate::data::{Batches, ImageSet};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::Model;
-use crate::report::csv;
 use crate::report::summary::{KeptFeatures, Thumbnails, spread};
+use crate::report::{csv, maps};
 use crate::tensor::{Device, Kind, Tensor, no_grad, to_u8s, write_safetensors};
 
 /// How much is kept.
@@ -130,14 +130,18 @@ fn small_pictures(set: &ImageSet, rows: &[usize], width: usize, height: usize) -
 }
 
 /// Features of forget and probing images, for a map of them (paper, Figure 5): as `M_U` makes them before the attack, and `M_A` after stage
-/// 1 and in the end; and as `M_U` makes them in the end, where it was taught.
-pub(super) fn write_features(audit: &Audit, outcome: &Outcome, main: &VariantOutcome) -> Result<Option<KeptFeatures>> {
+/// 1 and in the end; and as `M_U` makes them in the end, where it was taught. Where a
+/// model has no features of single images, a note says so.
+pub(super) fn write_features(
+    audit: &Audit,
+    outcome: &Outcome,
+    main: &VariantOutcome,
+) -> Result<std::result::Result<Option<KeptFeatures>, String>> {
     let (path, rows_path) = (audit.results.join(FEATURES), audit.results.join(FEATURE_ROWS));
     let (forget, probe) = shares(audit.forget.len(), audit.probe.len(), audit.keep.features);
     if audit.keep.features == 0 {
-        remove(&path)?;
-        remove(&rows_path)?;
-        return Ok(None);
+        [&path, &rows_path, &audit.results.join(maps::FILE)].into_iter().try_for_each(|path| remove(path))?;
+        return Ok(Ok(None));
     }
     let sets =
         [("forget", audit.forget, spread(audit.forget.len(), forget)), ("probe", audit.probe, spread(audit.probe.len(), probe))];
@@ -155,11 +159,21 @@ pub(super) fn write_features(audit: &Audit, outcome: &Outcome, main: &VariantOut
     let mut models = vec![("unlearned", audit.model), ("pretrained", &outcome.pretrained), ("attack", &main.attack)];
     // Elsewhere it is what it was.
     models.extend((main.variant == Variant::PUA).then_some(("unlearned_after", &main.unlearned)));
-    let tensors = models.into_iter().map(|(name, model)| Ok((name.to_string(), features(model, &images)?)));
-    write_safetensors(&path, &tensors.collect::<Result<Vec<_>>>()?)?;
+    let mut tensors = Vec::new();
+    for (name, model) in models {
+        let Some(rows) = features(model, &images)? else {
+            [&path, &rows_path].into_iter().try_for_each(|path| remove(path))?;
+            return Ok(Err(
+                "no features are kept, and there is no map of them: what the last layer reads is not of single images"
+                    .to_string(),
+            ));
+        };
+        tensors.push((name.to_string(), rows));
+    }
+    write_safetensors(&path, &tensors)?;
     files::make_private(&path)?;
     csv::write(&rows_path, &["set", "image", "class"], &rows)?;
-    Ok(Some(KeptFeatures { file: FEATURES.to_string(), rows: FEATURE_ROWS.to_string(), forget, probe }))
+    Ok(Ok(Some(KeptFeatures { file: FEATURES.to_string(), rows: FEATURE_ROWS.to_string(), forget, probe })))
 }
 
 /// How many of either set are kept, where only `most` may be: half of them of the forget set, more if there are not enough of the others.
@@ -168,15 +182,18 @@ fn shares(forget: usize, probe: usize, most: usize) -> (usize, usize) {
     (forget.min(most - probing), probing)
 }
 
-fn features(model: &Model, images: &Batches) -> Result<Tensor> {
+fn features(model: &Model, images: &Batches) -> Result<Option<Tensor>> {
     let _guard = no_grad();
     let number = |count: usize| i64::try_from(count).map_err(Error::unexpected);
     let mut rows = Vec::new();
     for start in (0..images.len()).step_by(AT_ONCE) {
         let batch = images.range(number(start)?, number(AT_ONCE.min(images.len() - start))?)?;
-        rows.push(model.features(&batch)?.f_to_device(Device::Cpu)?);
+        match model.features(&batch)? {
+            Some(features) => rows.push(features.f_to_device(Device::Cpu)?),
+            None => return Ok(None),
+        }
     }
-    Ok(Tensor::f_cat(&rows, 0)?)
+    Ok(Some(Tensor::f_cat(&rows, 0)?))
 }
 
 /// Removes what an earlier audit in the same folder kept.

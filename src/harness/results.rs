@@ -58,7 +58,10 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
     };
     kept::write_predictions(audit, main)?;
     let thumbnails = kept::write_thumbnails(audit)?;
-    let features = kept::write_features(audit, outcome, main)?;
+    let (features, no_features) = match kept::write_features(audit, outcome, main)? {
+        Ok(kept) => (kept, None),
+        Err(note) => (None, Some(note)),
+    };
     write_left_out(audit)?;
     write_iterations(audit.results, outcome)?;
     export(&main.attack, audit, &provenance, "recovered.onnx")?;
@@ -107,6 +110,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
             .cloned()
             // What a grid makes itself needs no adapter.
             .chain(lost(outcome.own_accuracy, audit.model.classes()).filter(|_| audit.identity.is_none()))
+            .chain(no_features)
             .chain(starved(audit.settings, main.variant, audit.forget.len(), &main.course))
             .collect(),
         thumbnails,

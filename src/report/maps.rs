@@ -23,12 +23,15 @@ const MODELS: [(&str, &str); 4] = [
 ];
 
 /// Where the layouts are kept.
-const FILE: &str = "map.json";
+pub const FILE: &str = "map.json";
+
+/// How layouts are made; changes when that changes.
+const MADE: &str = "t-SNE 2: Barnes-Hut, perplexity 30, 1000 steps";
 
 /// The layout of one model's features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
-    /// What figures call the model.
+    /// The model, by its name among the features.
     pub model: String,
     /// Mean silhouette of the forget images by their true classes, in the features themselves.
     pub silhouette_features: Option<f64>,
@@ -38,9 +41,17 @@ pub struct Layout {
     pub places: Vec<(f64, f64)>,
 }
 
+impl Layout {
+    /// What figures call the model.
+    pub fn title(&self) -> &str {
+        MODELS.iter().find(|(name, _)| *name == self.model).map_or(self.model.as_str(), |(_, title)| title)
+    }
+}
+
 /// The layouts of all models, and what they depend on.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
+    made: String,
     features_sha256: String,
     seed: u64,
     layouts: Vec<Layout>,
@@ -67,20 +78,20 @@ pub fn maps(folder: &Path, kept: &KeptFeatures, seed: u64, progress: &(dyn Fn(us
     drop(bytes);
     let file = folder.join(FILE);
     if let Ok(known) = files::read_json::<Kept>(&file, "")
-        && (known.features_sha256.as_str(), known.seed) == (features_sha256.as_str(), seed)
+        && (known.made.as_str(), known.features_sha256.as_str(), known.seed) == (MADE, features_sha256.as_str(), seed)
         && known.layouts.iter().all(|layout| layout.places.is_empty() || layout.places.len() == rows.len())
     {
         return Ok(Maps { rows, layouts: known.layouts });
     }
     let tensors = Tensor::read_safetensors(&path).map_err(|error| failed(&error))?;
     let mut features = Vec::new();
-    for (name, title) in MODELS {
+    for (name, _) in MODELS {
         let Some(found) = tensors.iter().find(|(known, _)| known == name) else { continue };
         let shape = found.1.size();
         if shape.len() != 2 || usize::try_from(shape[0]).ok() != Some(rows.len()) {
             return Err(failed(&format!("'{name}' of shape {shape:?} is not of the {} images of {}", rows.len(), kept.rows)));
         }
-        features.push((title, found.1.shallow_clone()));
+        features.push((name, found.1.shallow_clone()));
     }
     let (done, all) = (AtomicUsize::new(0), features.len() * tsne::EPOCHS);
     let step = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
@@ -88,22 +99,22 @@ pub fn maps(folder: &Path, kept: &KeptFeatures, seed: u64, progress: &(dyn Fn(us
     let layouts = std::thread::scope(|scope| {
         let made: Vec<_> = features
             .iter()
-            .map(|(title, features)| {
+            .map(|(name, features)| {
                 let (rows, step) = (&rows, &step);
                 let features = features.shallow_clone();
-                scope.spawn(move || layout(title, features, rows, seed, step))
+                scope.spawn(move || layout(name, features, rows, seed, step))
             })
             .collect();
         made.into_iter()
             .map(|made| made.join().unwrap_or_else(|_| Err(Error::unexpected("a map of features was not finished"))))
             .collect::<Result<Vec<_>>>()
     })?;
-    let kept = Kept { features_sha256, seed, layouts };
+    let kept = Kept { made: MADE.to_string(), features_sha256, seed, layouts };
     files::write(&file, &serde_json::to_vec(&kept).map_err(Error::unexpected)?)?;
     Ok(Maps { rows, layouts: kept.layouts })
 }
 
-fn layout(title: &str, features: Tensor, rows: &[FeatureRow], seed: u64, step: &(dyn Fn() + Sync)) -> Result<Layout> {
+fn layout(name: &str, features: Tensor, rows: &[FeatureRow], seed: u64, step: &(dyn Fn() + Sync)) -> Result<Layout> {
     let places = tsne::embed(&features, seed, step)?.unwrap_or_default();
     // Forget images whose class is known.
     let mut names: Vec<&str> = Vec::new();
@@ -124,5 +135,5 @@ fn layout(title: &str, features: Tensor, rows: &[FeatureRow], seed: u64, step: &
         let flat: Vec<f64> = places.iter().flat_map(|place| [place.0, place.1]).collect();
         of(&Tensor::f_from_slice(&flat)?.f_reshape([-1, 2])?)?
     };
-    Ok(Layout { model: title.to_string(), silhouette_features: of(&features)?, silhouette_map, places })
+    Ok(Layout { model: name.to_string(), silhouette_features: of(&features)?, silhouette_map, places })
 }

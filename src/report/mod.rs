@@ -5,7 +5,7 @@ pub mod csv;
 mod excess;
 pub mod figures;
 pub mod grid;
-mod maps;
+pub mod maps;
 pub mod pages;
 pub mod read;
 pub mod record;

@@ -23,7 +23,7 @@ const AT_ONCE: i64 = 500;
 pub const FEWEST: usize = 12;
 
 /// Lays features `[n, d]` out in the plane; `step` is called after each of [`EPOCHS`] steps. `None` for less than [`FEWEST`] images, or
-/// features that are not finite.
+/// features that are not finite or too large to compute with.
 ///
 /// # Errors
 /// Unexpected, when libtorch fails.
@@ -49,6 +49,9 @@ pub fn embed(features: &Tensor, seed: u64, step: &(dyn Fn() + Sync)) -> Result<O
     // Sums over threads would depend on who is done first.
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Error::unexpected)?;
     let places = alone.install(fit);
+    if places.iter().any(|number| !number.is_finite()) {
+        return Ok(None);
+    }
     Ok(Some(places.chunks_exact(2).map(|place| (f64::from(place[0]), f64::from(place[1]))).collect()))
 }
 
@@ -65,6 +68,10 @@ fn neighbours(features: &Tensor, wanted: usize) -> Result<Vec<Vec<Neighbor<f32>>
         // Nobody is a neighbour of itself.
         let _ = distances.f_narrow(1, start, here.size()[0])?.f_fill_diagonal_(f64::INFINITY, false)?;
         let (nearest, who) = distances.f_topk(number(wanted)?, -1, false, true)?;
+        // How likely a neighbour is depends on differences of squared distances alone. In many dimensions these are small beside the
+        // distances, and single precision would lose them.
+        let nearest = nearest.f_square()?;
+        let nearest = nearest.f_sub(&nearest.f_narrow(1, 0, 1)?)?.f_clamp_min(0.0)?.f_sqrt()?;
         let (nearest, who) = (to_f32s(&nearest)?, to_i64s(&who)?);
         for (distances, who) in nearest.chunks_exact(wanted).zip(who.chunks_exact(wanted)) {
             let row = who.iter().zip(distances).map(|(&index, &distance)| {
@@ -113,6 +120,28 @@ mod tests {
         assert!(silhouette::mean(&map, &classes).unwrap().unwrap() > 0.6);
         assert_eq!(embed(&features, 1, &|| {}).unwrap().unwrap(), places);
         assert_ne!(embed(&features, 2, &|| {}).unwrap().unwrap(), places);
+    }
+
+    #[test]
+    fn neighbours_on_the_map_are_neighbours_in_many_dimensions() {
+        // Ten classes far apart in 512 dimensions of noise, where all distances within a class are nearly the same.
+        let mut random = rng(5, "test", 0);
+        let noise = Normal::new(0.0_f32, 1.0).unwrap();
+        let classes: Vec<usize> = (0..1500).map(|point| point % 10).collect();
+        let value = |class: usize, axis: usize| if axis % 10 == class { 3.0 } else { 0.0 };
+        let values: Vec<f32> = classes
+            .iter()
+            .flat_map(|&class| (0..512).map(move |axis| value(class, axis)))
+            .map(|value| value + noise.sample(&mut random))
+            .collect();
+        let features = Tensor::f_from_slice(&values).unwrap().f_reshape([1500, 512]).unwrap();
+        let places = embed(&features, 1, &|| {}).unwrap().unwrap();
+        let flat: Vec<f64> = places.iter().flat_map(|place| [place.0, place.1]).collect();
+        let map = Tensor::f_from_slice(&flat).unwrap().f_reshape([-1, 2]).unwrap();
+        let near = neighbours(&map, 10).unwrap();
+        let same = near.iter().zip(&classes).flat_map(|(row, class)| row.iter().map(|other| classes[other.index] == *class));
+        let (same, all) = same.fold((0, 0), |(same, all), one| (same + usize::from(one), all + 1));
+        assert!(f64::from(u32::try_from(same).unwrap()) / f64::from(all) > 0.99, "{same} of {all}");
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(super) const UNLEARNED: RGBColor = RGBColor(0, 68, 136);
 pub(super) const ATTACK: RGBColor = RGBColor(221, 170, 51);
 pub(super) const CONTROL: RGBColor = RGBColor(187, 85, 102);
 
+/// A fourth beside them.
+pub(super) const LIGHT: RGBColor = RGBColor(205, 205, 205);
+
 /// For text, and for lines that lead the eye.
 pub(super) const INK: RGBColor = RGBColor(34, 34, 34);
 pub(super) const FAINT: RGBColor = RGBColor(200, 200, 200);
@@ -174,18 +177,24 @@ impl<'a> Canvas<'a> {
         Ok(())
     }
 
-    /// Names of series beside samples of how they are drawn, from left to right, from an upper left corner.
-    pub fn legend(&self, (mut x, y): (i32, i32), entries: &[(&str, Sample)]) -> Drawn {
+    /// Names of series beside samples of how they are drawn, from left to right, from an upper left corner; what finds no room is on the next
+    /// line.
+    pub fn legend(&self, (left, mut y): (i32, i32), entries: &[(&str, Sample)]) -> Drawn {
+        let (width, _) = self.root.dim_in_pixel();
+        let mut x = left;
         for (name, sample) in entries {
+            let name = shortened(name, 30);
+            let step = 45 + 7 * i32::try_from(name.chars().count())?;
+            if x > left && x + step - 20 > i32::try_from(width)? {
+                (x, y) = (left, y + 16);
+            }
             match *sample {
                 Sample::Line(style) => self.root.draw(&PathElement::new([(x, y + 6), (x + 20, y + 6)], style))?,
-                Sample::Dashes(style) => {
-                    self.dashes(&[(x, y + 6), (x + 20, y + 6)], style)?;
-                }
+                Sample::Dashes(style) => self.dashes(&[(x, y + 6), (x + 20, y + 6)], style)?,
                 Sample::Box(style) => self.root.draw(&Rectangle::new([(x + 6, y), (x + 18, y + 12)], style))?,
             }
-            self.text(name, (x + 25, y + 6), 12, (HPos::Left, VPos::Center))?;
-            x += 45 + 7 * i32::try_from(name.chars().count())?;
+            self.text(&name, (x + 25, y + 6), 12, (HPos::Left, VPos::Center))?;
+            x += step;
         }
         Ok(())
     }

@@ -89,19 +89,21 @@ fn one(canvas: &Canvas, model: &Confusion, matrix: &Matrix, ((left, top), cell, 
     canvas.text(&model.title, (left, top + 6), 13, (HPos::Left, VPos::Top))?;
     let name = |class: usize| model.classes.get(class).map_or("", String::as_str);
     let top = top + 28;
+    let (right, bottom) = (left + cell * i32::try_from(matrix.columns.len())?, top + cell * i32::try_from(matrix.rows.len())?);
     for (row, &truth) in matrix.rows.iter().enumerate() {
         let y = top + cell * i32::try_from(row)?;
-        canvas.text(&shortened(name(truth), 11), (left - 5, y + cell / 2), 11, (HPos::Right, VPos::Center))?;
+        if cell >= 11 || row % usize::try_from(12 / cell.max(1) + 1)? == 0 {
+            canvas.text(&shortened(name(truth), 11), (left - 5, y + cell / 2), 11, (HPos::Right, VPos::Center))?;
+        }
         let images: usize = matrix.counts[row].iter().sum();
         for (column, &said) in matrix.columns.iter().enumerate() {
             let x = left + cell * i32::try_from(column)?;
             let (from, to) = ((x, y), (x + cell, y + cell));
             let share = matrix.counts[row][column] as f64 / images.max(1) as f64;
-            canvas.root.draw(&Rectangle::new([from, to], shade(share).filled()))?;
-            canvas.root.draw(&Rectangle::new([from, to], FAINT.stroke_width(1)))?;
             if matrix.counts[row][column] == 0 {
                 continue;
             }
+            canvas.root.draw(&Rectangle::new([from, to], shade(share).filled()))?;
             if cell >= 20 {
                 let ink = if share > 0.55 { WHITE } else { INK };
                 let style = TextStyle::from(("sans-serif", scaled(10)).into_font()).color(&ink);
@@ -120,16 +122,25 @@ fn one(canvas: &Canvas, model: &Confusion, matrix: &Matrix, ((left, top), cell, 
             canvas.rectangle(from, to, &Mark { series: &series, at: name(said), value: 100.0 * share, words });
         }
     }
-    let below = top + cell * i32::try_from(matrix.rows.len())?;
+    // Lines between cells where cells are large enough, else a frame.
+    let every = if cell >= 8 { 1 } else { usize::MAX };
+    for row in (0..=matrix.rows.len()).step_by(every.min(matrix.rows.len().max(1))) {
+        let y = top + cell * i32::try_from(row)?;
+        canvas.root.draw(&PathElement::new([(left, y), (right, y)], FAINT))?;
+    }
+    for column in (0..=matrix.columns.len()).step_by(every.min(matrix.columns.len().max(1))) {
+        let x = left + cell * i32::try_from(column)?;
+        canvas.root.draw(&PathElement::new([(x, top), (x, bottom)], FAINT))?;
+    }
     // A line behind the forgetting classes.
     let behind = left + cell * i32::try_from(matrix.rows.len())?;
-    canvas.root.draw(&PathElement::new([(behind, top), (behind, below)], INK.stroke_width(2)))?;
+    canvas.root.draw(&PathElement::new([(behind, top), (behind, bottom)], INK.stroke_width(2)))?;
     if named {
         for (column, &said) in matrix.columns.iter().enumerate() {
             let x = left + cell * i32::try_from(column)? + cell / 2;
             canvas.turned(
                 &shortened(name(said), 11),
-                (x - 4, below + 5),
+                (x - 4, bottom + 5),
                 11,
                 (HPos::Right, VPos::Top),
                 FontTransform::Rotate270,

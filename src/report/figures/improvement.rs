@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 
 use super::Figure;
-use super::canvas::{ATTACK, CONTROL, Canvas, Drawn, INK, Mark, Sample, UNLEARNED, draw, points, span};
+use super::canvas::{ATTACK, CONTROL, Canvas, Drawn, INK, LIGHT, Mark, Sample, UNLEARNED, draw, points, span};
 use crate::error::Result;
 use crate::report::Record;
 use crate::report::record::method_rank;
@@ -61,7 +61,7 @@ pub fn improvement(means: &[Record], deviations: &[Record]) -> Result<Option<Fig
 }
 
 fn colour(place: usize) -> RGBColor {
-    [UNLEARNED, ATTACK, CONTROL][place % 3]
+    [UNLEARNED, ATTACK, CONTROL, LIGHT][place % 4]
 }
 
 fn panel(

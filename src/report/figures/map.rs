@@ -85,6 +85,9 @@ fn sign(canvas: &Canvas, class: Option<usize>, (x, y): (i32, i32), size: f64, fi
 /// Side of a map, in pixels.
 const SIDE: i32 = 360;
 
+/// Room for the name of a class, in pixels.
+const NAME: i32 = 118;
+
 /// Maps beside each other.
 const COLUMNS: usize = 2;
 
@@ -98,7 +101,8 @@ pub fn map(maps: &[Map], classes: &[String]) -> Result<Option<Figure>> {
     }
     let columns = maps.len().min(COLUMNS);
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    let legend_rows = i32::try_from(classes.len().div_ceil(6)).unwrap_or(i32::MAX).max(1);
+    let a_row = usize::try_from(SIDE / NAME).unwrap_or(1) * columns;
+    let legend_rows = i32::try_from(classes.len().div_ceil(a_row)).unwrap_or(i32::MAX).max(1);
     let top = 20_i32.saturating_mul(legend_rows).saturating_add(10);
     let size = (
         SIDE.saturating_mul(number(columns)).unsigned_abs(),
@@ -106,7 +110,7 @@ pub fn map(maps: &[Map], classes: &[String]) -> Result<Option<Figure>> {
     );
     let svg = draw(size, "Maps of the features of forget and probing images", |canvas| {
         for (class, name) in classes.iter().enumerate() {
-            let (x, y) = (16 + 140 * i32::try_from(class % 6)?, 14 + 20 * i32::try_from(class / 6)?);
+            let (x, y) = (16 + NAME * i32::try_from(class % a_row)?, 14 + 20 * i32::try_from(class / a_row)?);
             sign(canvas, Some(class), (x, y), 5.0, true)?;
             canvas.text(&shortened(name, 14), (x + 12, y), 12, (HPos::Left, VPos::Center))?;
         }
@@ -126,12 +130,13 @@ pub fn map(maps: &[Map], classes: &[String]) -> Result<Option<Figure>> {
     } else {
         format!(" Mean silhouette of the forget images by their true classes, from -1 to 1: {}.", said.join(", "))
     };
+    let unknown = if classes.is_empty() { ", and forget images, whose classes are not known," } else { "" };
     Ok(Some(Figure {
         name: "map".to_string(),
         title: "Map of features (t-SNE)".to_string(),
         caption: format!(
             "What the last layer reads of forget images (filled) and probing images (outlined), laid out so that images with like features \
-             are neighbours; distances between groups mean nothing. Images of other classes than the forgetting ones are grey.{silhouettes}"
+             are neighbours; distances between groups mean nothing. Images of other classes than the forgetting ones{unknown} are grey.{silhouettes}"
         ),
         svg,
         private: false,

@@ -16,7 +16,7 @@ mod sheet;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 
 pub use boxes::boxes;
@@ -43,11 +43,29 @@ pub struct Figure {
     pub private: bool,
 }
 
-/// Writes figures into a folder, each as SVG and as PNG, and gives the paths.
+/// Removes figures of earlier results: pictures among them may be what nobody wants to keep any more.
+fn clear(folder: &Path, figures: &[Figure]) -> Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|error| Error::io(folder, &error))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| Error::io(folder, &error))?.path();
+        let is_figure = path.extension().is_some_and(|extension| extension == "svg" || extension == "png");
+        let drawn = figures.iter().any(|figure| path.file_stem().is_some_and(|stem| stem == figure.name.as_str()));
+        if is_figure && !drawn {
+            std::fs::remove_file(&path).map_err(|error| Error::io(&path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes figures into a folder of their own, each as SVG and as PNG, and gives the paths.
 ///
 /// # Errors
 /// Unexpected, when the folder is not writable or the disk is full.
 pub fn write(folder: &Path, figures: &[Figure]) -> Result<Vec<PathBuf>> {
+    clear(folder, figures)?;
     let mut written = Vec::new();
     for figure in figures {
         let png = raster::png(&figure.svg)?;

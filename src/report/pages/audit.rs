@@ -372,7 +372,7 @@ pub(super) fn map_of(folder: &Path, summary: &Summary, progress: &(dyn Fn(usize,
         .iter()
         .filter(|layout| !layout.places.is_empty())
         .map(|layout| Map {
-            title: layout.model.clone(),
+            title: layout.title().to_string(),
             silhouettes: [layout.silhouette_features, layout.silhouette_map],
             points: made
                 .rows

@@ -27,7 +27,12 @@ const QUICK: &str = "{backbone: resnet8, head_width: 64, augment: false, pretrai
                      mutual: {epochs: 1, batch_size: 64}, iterations: 1}";
 
 /// What the columns of both tables are.
-const MODELS: [&str; 4] = ["M_U before the attack", "M_A after stage 1", "M_A after the attack", "M_U after the attack"];
+const MODELS: [(&str, &str); 4] = [
+    ("unlearned", "M_U before the attack"),
+    ("pretrained", "M_A after stage 1"),
+    ("attack", "M_A after the attack"),
+    ("unlearned_after", "M_U after the attack"),
+];
 
 struct Maps {
     binary: std::path::PathBuf,
@@ -70,7 +75,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     for (title, place) in [("In the features of the last layer", 0), ("On the t-SNE map of them", 1)] {
         page.line(&format!("{title}:\n"));
         let mut header = vec!["model", "Acc_U", "Acc_A"];
-        header.extend(MODELS);
+        header.extend(MODELS.map(|(_, title)| title));
         let rows: Vec<Vec<String>> = found
             .iter()
             .map(|(name, one)| {
@@ -169,9 +174,9 @@ impl Maps {
         let (run, map) = (json("run.json")?, json("map.json")?);
         let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
         let layouts = map["layouts"].as_array().cloned().unwrap_or_default();
-        let named = |name: &&str| layouts.iter().find(|layout| layout["model"] == **name).cloned().unwrap_or_default();
+        let named = |name: &str| layouts.iter().find(|layout| layout["model"] == name).cloned().unwrap_or_default();
         let both = |layout: Value| ["silhouette_features", "silhouette_map"].map(|key| number(&layout[key]));
-        let silhouettes = MODELS.iter().map(|name| both(named(name))).collect();
+        let silhouettes = MODELS.iter().map(|(name, _)| both(named(name))).collect();
         Ok(Found { accuracies: ["acc_u", "acc_a_last"].map(|key| number(&run[key])), silhouettes })
     }
 }
