@@ -29,6 +29,44 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path, help: &str) -> Res
     serde_json::from_slice(&bytes).map_err(|error| Error::data(format!("is damaged: {error}")).at(path.display()).help(help))
 }
 
+/// The path of something below a folder, by a name that a document in the folder gives. Whoever wrote that document leads nowhere else.
+///
+/// # Errors
+/// Data, where the name leads out of the folder, or to what is neither a file nor a folder.
+pub fn below(folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    let inside = !name.is_empty() && Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let refuse = |reason: &str| Err(Error::data(reason).at(path.display()));
+    if !inside {
+        return refuse("leads out of the results folder");
+    }
+    // A link that leads away, a device or a pipe would be read just as well.
+    match (path.canonicalize(), folder.canonicalize()) {
+        (Ok(found), Ok(root)) if !found.starts_with(&root) => refuse("leads out of the results folder"),
+        (Ok(found), _) if !found.is_file() && !found.is_dir() => refuse("is no file"),
+        _ => Ok(path),
+    }
+}
+
+/// Makes a folder that nobody but its owner can look into, unless it is there already, as its owner wants it.
+///
+/// # Errors
+/// Unexpected, naming the folder.
+pub fn private_folder(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| Error::io(path, &error);
+    std::fs::create_dir_all(folder_of(path)).map_err(failed)?;
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Lets nobody but its owner read a file. What can be recovered tells as much about people as their images do.
 ///
 /// # Errors

@@ -145,7 +145,7 @@ fn figures_of_an_audit_have_the_values_of_its_tables() {
     let classes: Vec<&Row> = results.iter().filter(whole).filter(|row| row["class"] != "all").collect();
     assert_eq!(classes.len(), 3);
     for class in &classes {
-        let name = class["class"].strip_prefix('\'').filter(|name| name.starts_with('=')).unwrap_or(&class["class"]);
+        let name = class["class"].strip_prefix('\'').unwrap_or(&class["class"]);
         for (model, column) in [("M_U", "acc_u"), ("M_A", "acc_a_last")] {
             assert_eq!(value(&polygons, &format!("a & <b>, =method(), {model}"), name), number(class, column));
         }
@@ -160,7 +160,7 @@ fn figures_of_an_audit_have_the_values_of_its_tables() {
         ("M_A after the attack", "recovered_label"),
     ] {
         for (truth, said) in NAMES.iter().flat_map(|truth| NAMES.map(|said| (*truth, said))) {
-            let table = |name: &str| if name.starts_with('=') { format!("'{name}") } else { name.to_string() };
+            let table = |name: &str| if name.starts_with(['=', '\'']) { format!("'{name}") } else { name.to_string() };
             let of_class: Vec<&Row> = predictions.iter().filter(|row| row["truth"] == table(truth)).collect();
             let found = of_class.iter().filter(|row| row[column] == table(said)).count();
             let series = format!("{model}, {truth}");
@@ -252,6 +252,31 @@ fn damaged_results_are_named() {
         "there is no class 'unheard of'",
     );
     refused(&|| std::fs::remove_file(out.join("run.json")).unwrap(), "holds no results");
+    let edit = |name: &str, from: &str, to: &str| {
+        let said = std::fs::read_to_string(out.join(name)).unwrap();
+        assert!(said.contains(from), "{name}: {from}");
+        write(name, said.replacen(from, to, 1).as_bytes());
+    };
+    refused(&|| edit("run.json", "\"file\": \"features.safetensors\"", "\"file\": \"../x\""), "leads out of");
+    refused(&|| edit("run.json", "\"file\": \"forget_images.png\"", "\"file\": \"/dev/zero\""), "leads out of");
+    refused(&|| edit("run.json", "\"control_folder\": \"", "\"control_folder\": \"/"), "leads out of");
+    refused(&|| edit("run.json", "\"width\": 16", "\"width\": 0"), "no size");
+    let beyond = || {
+        let mut run: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+        *run["records"].as_array_mut().unwrap().last_mut().unwrap().get_mut("r_i").unwrap() = 1e300.into();
+        write("run.json", run.to_string().as_bytes());
+    };
+    refused(&beyond, "out of its range");
+    refused(&|| edit("iterations.csv", "P+U+A,1,", "P+U+A,1,1e5"), "line");
+    std::fs::remove_dir_all(&out).unwrap();
+    copy(audited(), &out);
+    #[cfg(unix)]
+    {
+        std::fs::remove_file(out.join("predictions.csv")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", out.join("predictions.csv")).unwrap();
+        let (code, _, errors) = cmira(&["report", text(&out), "--quiet"]);
+        assert_eq!((code, errors.contains("leads out of")), (6, true), "{errors}");
+    }
 }
 
 #[cfg(unix)]
@@ -259,6 +284,7 @@ fn damaged_results_are_named() {
 fn what_shows_images_is_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let out = audited();
+    assert_eq!(std::fs::metadata(out).unwrap().permissions().mode() & 0o077, 0);
     for file in ["report.html", "forget_images.png", "features.safetensors", "recovered.onnx"] {
         let mode = std::fs::metadata(out.join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{file}");

@@ -11,6 +11,7 @@ use crate::cli::progress::Bar;
 use crate::cli::report;
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Place, Result};
+use crate::files;
 use crate::graph::Model;
 use crate::harness::audit::{self, Audit, Outcome};
 use crate::harness::controls::{self, ProbeOnly};
@@ -116,6 +117,8 @@ fn audit(args: &Args) -> Result<()> {
         return Err(Error::usage("--model, --forget and --probe are needed"));
     };
     let device = args.compute.start()?;
+    // What is in it tells of images and of people.
+    files::private_folder(&args.out)?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
     let open = |path: &Path| -> Result<Model> {

@@ -131,10 +131,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Unlearn(args) => unlearn::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Run(args) => run::run(&args),
-        Command::Completions(args) => {
-            shell::completions(&args, Cli::command());
-            Ok(())
-        }
+        Command::Completions(args) => shell::completions(&args, Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),
     }
 }

@@ -1,5 +1,6 @@
 //! `cmira completions` and `cmira man`: what a shell and a manual need to know of the commands.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
@@ -17,8 +18,10 @@ pub struct Completions {
     shell: Shell,
 }
 
-pub fn completions(args: &Completions, mut command: clap::Command) {
-    clap_complete::generate(args.shell, &mut command, "cmira", &mut std::io::stdout());
+pub fn completions(args: &Completions, mut command: clap::Command) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "cmira", &mut text);
+    std::io::stdout().write_all(&text).map_err(|error| Error::unexpected(error).at("standard output"))
 }
 
 #[derive(Debug, clap::Args)]

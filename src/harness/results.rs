@@ -165,7 +165,7 @@ pub(super) fn finish(results: &Path, summary: &mut Summary) -> Result<()> {
     summary.excess_self = headline.and_then(|r| r.excess_self);
     summary.control = headline.and_then(|r| r.control.clone());
     summary.control_sha256 = headline.and_then(|r| r.control_sha256.clone());
-    tables::write_all(results, &summary.records)?;
+    let _ = tables::write_all(results, &summary.records)?;
     summary.write(results)
 }
 

@@ -23,7 +23,8 @@ pub fn write(path: &Path, header: &[&str], rows: &[Vec<String>]) -> Result<()> {
 
 /// A text cell. Text that a spreadsheet would take as a formula (a leading `=`, `+`, `-`, `@`, tab or carriage return) gets an apostrophe.
 pub fn text(cell: &str) -> String {
-    if files::is_formula(cell) { format!("'{cell}") } else { cell.to_string() }
+    // An apostrophe of its own gets one as well, so that no two texts become one.
+    if files::is_formula(cell) || cell.starts_with('\'') { format!("'{cell}") } else { cell.to_string() }
 }
 
 /// A number in full precision, the shortest text that reads back as the same number; empty for none.

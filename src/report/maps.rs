@@ -70,8 +70,8 @@ pub struct Maps {
 /// # Errors
 /// Data, where the features are missing or damaged; Unexpected, where the disk does not cooperate.
 pub fn maps(folder: &Path, kept: &KeptFeatures, seed: u64, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Maps> {
-    let path = folder.join(&kept.file);
-    let rows: Vec<FeatureRow> = read::table(&folder.join(&kept.rows))?;
+    let path = files::below(folder, &kept.file)?;
+    let rows: Vec<FeatureRow> = read::table(&files::below(folder, &kept.rows)?)?;
     let failed = |error: &dyn std::fmt::Display| Error::data(error).at(path.display()).help("run the audit again");
     let bytes = std::fs::read(&path).map_err(|error| failed(&error))?;
     let features_sha256 = format!("{:x}", Sha256::digest(&bytes));

@@ -8,6 +8,13 @@ use serde::de::DeserializeOwned;
 
 use super::csv;
 use crate::error::{Error, Result};
+use crate::files;
+
+/// What to do about a table that is not as this version writes it.
+const CHANGED: &str = "results of another version, or changed by hand: run the audit again";
+
+/// More than any attack has, and fewer than a figure cannot hold.
+const MOST_ITERATIONS: usize = 100_000;
 
 /// A line of `iterations.csv`: the state after an iteration of one variant.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -65,7 +72,15 @@ pub struct Predicted {
 /// # Errors
 /// Data, naming file and line.
 pub fn course(folder: &Path) -> Result<Vec<CourseLine>> {
-    table(&folder.join("iterations.csv"))
+    let path = files::below(folder, "iterations.csv")?;
+    let lines: Vec<CourseLine> = table(&path)?;
+    for (line, number) in lines.iter().zip(2..) {
+        let accuracies = [line.acc_a, line.acc_u].into_iter().flatten().all(|accuracy| (0.0..=100.0).contains(&accuracy));
+        if !accuracies || !(0.0..=1.0).contains(&line.agreement_rate) || line.iteration > MOST_ITERATIONS {
+            return Err(Error::data(format!("line {number}: a number is out of its range")).at(path.display()).help(CHANGED));
+        }
+    }
+    Ok(lines)
 }
 
 /// A row of `predictions.csv` as it is written.
@@ -88,7 +103,7 @@ struct Row {
 /// # Errors
 /// Data, naming file and line.
 pub fn predictions(folder: &Path, classes: &[String]) -> Result<Vec<Predicted>> {
-    let path = folder.join("predictions.csv");
+    let path = files::below(folder, "predictions.csv")?;
     // Tables hold names as spreadsheets may have them.
     let places: HashMap<String, usize> = classes.iter().enumerate().map(|(place, name)| (csv::text(name), place)).collect();
     let rows: Vec<Row> = table(&path)?;
@@ -97,7 +112,14 @@ pub fn predictions(folder: &Path, classes: &[String]) -> Result<Vec<Predicted>> 
             let known = places.get(name).copied();
             known.ok_or_else(|| Error::data(format!("line {line}: there is no class '{name}'")).at(path.display()))
         };
-        let said = |label: &str, confidence: f64| -> Result<Said> { Ok(Said { class: class(label)?, confidence }) };
+        let said = |label: &str, confidence: f64| -> Result<Said> {
+            // Sums of probabilities may be a rounding above 1.
+            if !(0.0..=1.0 + 1e-6).contains(&confidence) {
+                let error = Error::data(format!("line {line}: {confidence} is no confidence"));
+                return Err(error.at(path.display()).help(CHANGED));
+            }
+            Ok(Said { class: class(label)?, confidence })
+        };
         Ok(Predicted {
             truth: if row.truth.is_empty() { None } else { Some(class(&row.truth)?) },
             unlearned: said(&row.unlearned_label, row.unlearned_confidence)?,
@@ -126,9 +148,7 @@ pub struct FeatureRow {
 /// # Errors
 /// Data, naming file and line.
 pub fn table<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let failed = |error: ::csv::Error| {
-        Error::data(error).at(path.display()).help("results of another version, or changed by hand: run the audit again")
-    };
+    let failed = |error: ::csv::Error| Error::data(error).at(path.display()).help(CHANGED);
     let rows = ::csv::Reader::from_path(path).map_err(failed)?.into_deserialize().collect::<std::result::Result<Vec<T>, _>>();
     rows.map_err(failed)
 }

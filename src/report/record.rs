@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::attack::Variant;
+use crate::error::{Error, Result};
 use crate::metrics::paired::{self, Comparison};
 use crate::metrics::recovery;
 
@@ -136,6 +137,37 @@ impl Record {
         if self.is_taught() {
             self.excess_self = self.acc_a_last.zip(alone.acc_a_last).map(|(own, alone)| recovery::excess(own, alone));
         }
+    }
+
+    /// Whether all numbers are within their ranges, as every record is that this program writes.
+    ///
+    /// # Errors
+    /// Data, where a record that was read was not written by it.
+    pub fn check(&self) -> Result<()> {
+        let within =
+            |values: &[Option<f64>], low: f64, high: f64| values.iter().flatten().all(|value| (low..=high).contains(value));
+        let accuracies = [self.acc_u, self.acc_a_last, self.acc_a_best, self.acc_u_after, self.acc_u_best];
+        let points = [
+            self.r_i,
+            self.r_i_low,
+            self.r_i_high,
+            self.excess,
+            self.excess_low,
+            self.excess_high,
+            self.excess_u,
+            self.excess_self,
+        ];
+        let growth = [self.r_r, self.a_r, self.a_r_geometric];
+        let class = |class: &ClassRecord| {
+            within(&[Some(class.acc_u), Some(class.acc_a)], 0.0, 100.0) && within(&[Some(class.r_i)], -100.0, 100.0)
+        };
+        // The bounds of an interval may lie a little outside of what they bound.
+        let fine = within(&accuracies, 0.0, 100.0)
+            && within(&points, -200.0, 200.0)
+            && within(&growth, -100.0, f64::MAX)
+            && within(&[Some(self.agreement_rate)], 0.0, 1.0)
+            && self.classes.iter().all(class);
+        if fine { Ok(()) } else { Err(Error::data(format!("a number of {}, {} is out of its range", self.method, self.variant))) }
     }
 
     /// Whether the attacked model taught the attack model anything.

@@ -70,7 +70,8 @@ fn signed(points: f64) -> String {
     if text.starts_with('-') { text } else { format!("+{text}") }
 }
 
-fn probability(p: f64) -> String {
+/// A p in words: three decimals, or that it is less.
+pub(super) fn probability(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_string() } else { format!("{p:.3}") }
 }
 

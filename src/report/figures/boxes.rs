@@ -7,7 +7,7 @@ use super::canvas::{Canvas, Drawn, INK, Mark, UNLEARNED, draw, points, span};
 use crate::error::Result;
 use crate::report::Record;
 use crate::report::record::method_rank;
-use crate::report::tables::{FULL, distinct};
+use crate::report::tables::distinct;
 
 const WIDTH: i32 = 720;
 
@@ -51,7 +51,7 @@ type Group<'a> = (&'a str, Vec<f64>);
 /// # Errors
 /// Unexpected, when it cannot be drawn.
 pub fn boxes(records: &[Record]) -> Result<Option<Figure>> {
-    let full: Vec<&Record> = records.iter().filter(|record| record.variant == FULL && !record.classes.is_empty()).collect();
+    let full: Vec<&Record> = records.iter().filter(|record| !record.classes.is_empty()).collect();
     if full.is_empty() {
         return Ok(None);
     }

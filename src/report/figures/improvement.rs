@@ -7,20 +7,20 @@ use super::canvas::{ATTACK, CONTROL, Canvas, Drawn, INK, LIGHT, Mark, Sample, UN
 use crate::error::Result;
 use crate::report::Record;
 use crate::report::record::method_rank;
-use crate::report::tables::{FULL, distinct};
+use crate::report::tables::distinct;
 
 /// Height of the panel of one data set, in pixels.
 const HEIGHT: i32 = 230;
 
 const WIDTH: i32 = 720;
 
-/// Draws `R_I` as bars: a panel a data set, a group a method, a bar a backbone. `means` and `deviations` are over seeds, the latter drawn as
+/// Draws `R_I` as bars: a panel a data set, a group a method, a bar a backbone, of records of one variant. `means` and `deviations` are over seeds, the latter drawn as
 /// whiskers where there are any. `None` where nothing has an `R_I`.
 ///
 /// # Errors
 /// Unexpected, when it cannot be drawn.
 pub fn improvement(means: &[Record], deviations: &[Record]) -> Result<Option<Figure>> {
-    let full: Vec<&Record> = means.iter().filter(|record| record.variant == FULL && record.r_i.is_some()).collect();
+    let full: Vec<&Record> = means.iter().filter(|record| record.r_i.is_some()).collect();
     if full.is_empty() {
         return Ok(None);
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Place, Result};
 use crate::files;
 use crate::report::figures::{self, Confusion, Course, Figure, Map, Point, Polygon, Tile};
 use crate::report::read::{self, CourseLine, Predicted, Said};
-use crate::report::summary::{Thumbnails, spread};
+use crate::report::summary::{self, Thumbnails, spread};
 use crate::report::{Record, Summary, csv, maps, tables};
 
 /// Images that the page lists; all are in `predictions.csv`.
@@ -35,9 +35,10 @@ struct Audit<'a> {
 /// Data, where a file is missing or damaged; Unexpected, where the disk does not cooperate.
 pub fn audit(folder: &Path, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<PathBuf>> {
     let summary = Summary::read(folder)?;
-    tables::write_all(folder, &summary.records)?;
+    summary.records.iter().try_for_each(Record::check).at(|| folder.join(summary::FILE).display().to_string())?;
+    let tables = tables::write_all(folder, &summary.records)?;
     let control = match &summary.control_folder {
-        Some(control) => read::course(&folder.join(control))?,
+        Some(control) => read::course(&files::below(folder, control)?)?,
         None => Vec::new(),
     };
     let images = read::predictions(folder, &summary.classes)?;
@@ -48,6 +49,7 @@ pub fn audit(folder: &Path, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)
     // It shows what was recovered of every image.
     files::make_private(&page)?;
     written.insert(0, page);
+    written.extend(tables);
     Ok(written)
 }
 
@@ -102,7 +104,10 @@ impl Audit<'_> {
 
     /// Pictures of images whose class came back, and of those whose did not.
     fn sheets(&self, pictures: &Thumbnails) -> Result<Vec<Figure>> {
-        let path = self.folder.join(&pictures.file);
+        let path = files::below(self.folder, &pictures.file)?;
+        if pictures.width == 0 || pictures.height == 0 || pictures.columns == 0 {
+            return Err(Error::data("says of its pictures that they have no size").at(self.folder.join(summary::FILE).display()));
+        }
         let all = image::open(&path).map_err(|error| Error::data(error).at(path.display()))?.into_rgb8();
         let shown = spread(self.images.len(), pictures.count);
         // An image is shown with what the models say of it.
@@ -164,7 +169,7 @@ impl Audit<'_> {
             Section {
                 id: "images",
                 title: "Images",
-                about: if summary.thumbnails.is_some() {
+                about: if !pictures.is_empty() {
                     "Only images to which the model as it was handed over gave a wrong class are on these sheets.".to_string()
                 } else {
                     String::new()
@@ -196,7 +201,7 @@ impl Audit<'_> {
             notes: summary.notes.iter().map(|note| words::sentence(note)).collect(),
             sections,
             reproduce: self.reproduce(),
-            limits: words::limits(self.labelled()),
+            limits: words::limits(self.labelled(), 1),
             version: env!("CARGO_PKG_VERSION"),
             style: STYLE,
             script: SCRIPT,
@@ -211,7 +216,7 @@ impl Audit<'_> {
             None if !self.labelled() => ("No verdict: the true classes of the forget images are not known".to_string(), "open"),
             None => ("No verdict: there is no control to compare with".to_string(), "open"),
         };
-        let mut sentences: Vec<String> = words::effect(record).into_iter().collect();
+        let mut sentences: Vec<String> = words::effect(record).into_iter().chain(words::no_gain(record)).collect();
         sentences.extend(self.summary.verdicts.iter().map(|verdict| words::sentence(verdict)));
         if !self.labelled() {
             sentences.push(format!(
@@ -347,7 +352,7 @@ impl Audit<'_> {
             ("Seed", p.seed.to_string()),
             ("SHA-256 of the settings", p.settings_sha256.clone()),
             ("SHA-256 of the adapter", p.adapter_sha256.clone()),
-            ("Time", format!("{:.0} s, without the control", summary.seconds)),
+            ("Time", format!("{:.0} s of the last run, without the control", summary.seconds)),
         ];
         Reproduce {
             about: "The same command on the same files, with the same version, device and number of threads, gives the same numbers; on a CPU \
@@ -412,5 +417,6 @@ fn cards(record: &Record) -> Vec<Card> {
             about: format!("points over the control{}{p}", words::interval(record.excess_low, record.excess_high)),
         });
     }
+    cards.retain(|card| card.value != "-");
     cards
 }

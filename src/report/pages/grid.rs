@@ -6,15 +6,20 @@ use super::words::{self, percent, points};
 use super::{
     Card, Cell, FIGURES, Maps, Page, Reproduce, SCRIPT, STYLE, Section, Table, Verdict, policy_hash, settings, shell, write,
 };
-use crate::error::{Error, Result};
+use crate::attack::Variant;
+use crate::error::{Error, Place, Result};
+use crate::files;
 use crate::report::figures::{self, Confusion, Course, Figure, Polygon};
 use crate::report::grid::{self, Cell as Attacked, Document, deviation_of, mean_of, summarised};
-use crate::report::tables::{FULL, distinct};
-use crate::report::verdict::PROBE_ONLY;
-use crate::report::{Record, Summary, excess, read};
+use crate::report::tables::distinct;
+use crate::report::verdict::{PROBE_ONLY, SELF_TRAINING};
+use crate::report::{Record, Summary, csv, excess, read};
 
 /// Polygons on the page; all numbers are in tableA3.csv.
 const MOST_POLYGONS: usize = 24;
+
+/// Where scores begin among the columns of unlearning.csv.
+const SCORES: usize = 6;
 
 /// What a grid's page is made of.
 struct Grid<'a> {
@@ -24,6 +29,8 @@ struct Grid<'a> {
     attacked: Vec<Record>,
     /// Their means over seeds.
     means: Vec<Record>,
+    /// The variant that goes farthest.
+    variant: &'static str,
 }
 
 /// Makes the tables, figures and page of a grid again, from what its folder holds; gives the files that were written. `progress` is told how
@@ -33,31 +40,41 @@ struct Grid<'a> {
 /// Data, where a file is missing or damaged; Unexpected, where the disk does not cooperate.
 pub fn grid(folder: &Path, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<PathBuf>> {
     let document = Document::read(folder)?;
-    grid::write_all(folder, &document.results)?;
+    document
+        .results
+        .cells
+        .iter()
+        .try_for_each(|cell| cell.record.check())
+        .at(|| folder.join(grid::FILE).display().to_string())?;
+    let tables = grid::write_all(folder, &document.results)?;
     let attacked = document.results.attacked();
     let means = summarised(&attacked, mean_of);
-    let page = Grid { folder, document, attacked, means };
+    let has = |variant: &Variant| attacked.iter().any(|record| record.variant == variant.name());
+    let variant = Variant::ALL.into_iter().rev().find(has).unwrap_or_default().name();
+    let page = Grid { folder, document, attacked, means, variant };
     let drawn = page.figures(maps, progress)?;
     let mut written = figures::write(&folder.join(FIGURES), &drawn)?;
     written.insert(0, write(folder, &page.page(drawn)?)?);
+    written.extend(tables);
     Ok(written)
 }
 
 /// A verdict on one attacked model: how it is called, and the verdict's sentence.
 struct Judged {
-    model: String,
+    record: Record,
     verdict: String,
 }
 
 impl Grid<'_> {
-    fn full(&self) -> impl Iterator<Item = &Record> {
-        self.means.iter().filter(|record| record.variant == FULL)
+    /// Attacks by as much of the method as the grid has.
+    fn whole(&self) -> impl Iterator<Item = &Record> {
+        self.means.iter().filter(|record| record.variant == self.variant)
     }
 
     /// Attacks by the whole method, of the first seed of their data set and backbone.
     fn shown(&self) -> Vec<&Attacked> {
         let cells = &self.document.results.cells;
-        let whole = |cell: &&Attacked| cell.record.variant == FULL && cell.record.method != PROBE_ONLY;
+        let whole = |cell: &&Attacked| cell.record.variant == self.variant && cell.record.method != PROBE_ONLY;
         let first = |cell: &&Attacked| {
             let own = &cell.record;
             let same =
@@ -69,11 +86,21 @@ impl Grid<'_> {
 
     fn figures(&self, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Vec<Figure>> {
         let mut all = Vec::new();
-        all.extend(figures::improvement(&self.means, &summarised(&self.attacked, deviation_of))?);
+        let only = |records: Vec<Record>| -> Vec<Record> {
+            records.into_iter().filter(|record| record.variant == self.variant).collect()
+        };
+        let deviations = only(summarised(&self.attacked, deviation_of));
+        all.extend(figures::improvement(&only(self.means.clone()), &deviations)?);
         let polygon = |record| Polygon { title: title(record), classes: &record.classes };
-        let polygons: Vec<Polygon> = self.full().take(MOST_POLYGONS).map(polygon).collect();
-        all.extend(figures::polygons(&polygons)?);
-        all.extend(figures::boxes(&self.attacked)?);
+        let polygons: Vec<Polygon> = self.whole().take(MOST_POLYGONS).map(polygon).collect();
+        all.extend(figures::polygons(&polygons)?.map(|figure| match self.whole().count() {
+            count if count > MOST_POLYGONS => Figure {
+                caption: format!("{} {MOST_POLYGONS} of {count} models are shown; all are in tableA3.csv.", figure.caption),
+                ..figure
+            },
+            _ => figure,
+        }));
+        all.extend(figures::boxes(&only(self.attacked.clone()))?);
         let shown = self.shown();
         let places = distinct(&shown, |cell| (cell.record.dataset.as_str(), cell.record.backbone.as_str()));
         for (place, (dataset, backbone)) in places.iter().enumerate() {
@@ -100,7 +127,7 @@ impl Grid<'_> {
             named(self.confusion(&here)?, None, &of);
             if maps == Maps::Drawn {
                 for (number, cell) in here.iter().enumerate() {
-                    let folder = self.folder.join(&cell.folder);
+                    let folder = files::below(self.folder, &cell.folder)?;
                     let summary = Summary::read(&folder)?;
                     let figure = super::audit::map_of(&folder, &summary, &|_, _| {})?;
                     named(figure, Some(number + 1), &title(&cell.record));
@@ -113,7 +140,10 @@ impl Grid<'_> {
 
     fn courses(&self, cells: &[&Attacked]) -> Result<Option<Figure>> {
         let course = |cell: &&Attacked| -> Result<Course> {
-            let own = read::course(&self.folder.join(&cell.folder))?.into_iter().filter(|line| line.variant == FULL).collect();
+            let own = read::course(&files::below(self.folder, &cell.folder)?)?
+                .into_iter()
+                .filter(|line| line.variant == self.variant)
+                .collect();
             Ok(Course { title: title(&cell.record), own, control: Vec::new() })
         };
         figures::course(&cells.iter().map(course).collect::<Result<Vec<_>>>()?)
@@ -122,7 +152,7 @@ impl Grid<'_> {
     fn confusion(&self, cells: &[&Attacked]) -> Result<Option<Figure>> {
         let mut read = Vec::new();
         for cell in cells {
-            let folder = self.folder.join(&cell.folder);
+            let folder = files::below(self.folder, &cell.folder)?;
             let classes = Summary::read(&folder)?.classes;
             read.push((*cell, read::predictions(&folder, &classes)?, classes));
         }
@@ -137,25 +167,26 @@ impl Grid<'_> {
         figures::confusion(&matrices)
     }
 
-    /// Of every unlearned model, what its attack says beside the strictest control.
+    /// Of every unlearned model, what its attack says beside the strictest control that all of its seeds have.
     fn judged(&self) -> Vec<Judged> {
         let rows = excess::rows(&self.document.results.cells);
-        let mut judged: Vec<(String, Judged)> = Vec::new();
-        for row in &rows {
-            let get = |name: &str| excess_column(row, name);
-            // Retraining is what the others are compared with.
-            if get("variant") != FULL || get("method") == excess::RETRAINED {
-                continue;
-            }
-            let model = format!("{}, {}, {}", get("dataset"), get("backbone"), get("method"));
-            match judged.iter_mut().find(|(_, known)| known.model == model) {
-                None => judged.push((get("control"), Judged { model, verdict: get("verdict") })),
-                // Of one control, the row over all seeds comes last.
-                Some((control, known)) if *control == get("control") => known.verdict = get("verdict"),
-                Some(_) => {}
-            }
-        }
-        judged.into_iter().map(|(_, judged)| judged).collect()
+        // Retraining is what the others are compared with.
+        let unlearned = self.whole().filter(|record| record.method != excess::RETRAINED);
+        let judge = |record: &Record| {
+            let key = [&record.dataset, &record.backbone, &record.method, &record.variant].map(|name| csv::text(name));
+            let own: Vec<&Vec<String>> = rows
+                .iter()
+                .filter(|row| row.len() == excess::COLUMNS.len() && row[..4] == key && row[4] != SELF_TRAINING)
+                .filter(|row| !excess_column(row, "verdict").is_empty())
+                .collect();
+            let seeds =
+                self.attacked.iter().filter(|other| title(other) == title(record) && other.variant == record.variant).count();
+            let over_all = own.iter().find(|row| excess_column(row, "seed") == "all");
+            // Seeds that have no such control would be left out without a word.
+            let chosen = if seeds > 1 { over_all } else { own.first() }?;
+            Some(Judged { record: record.clone(), verdict: excess_column(chosen, "verdict") })
+        };
+        unlearned.filter_map(judge).collect()
     }
 
     fn page(&self, figures: Vec<Figure>) -> Result<Page<'_>> {
@@ -201,8 +232,14 @@ impl Grid<'_> {
         ];
         Ok(Page {
             title: "Attacks on unlearned models",
-            subtitle: format!("{} attacked models, {} seeds", self.full().count(), seeds.len()),
-            verdict: verdict(&judged),
+            subtitle: format!(
+                "{} attacks by {}, {} models, {}",
+                self.attacked.iter().filter(|record| record.variant == self.variant).count(),
+                self.variant,
+                self.whole().count(),
+                if seeds.len() == 1 { "one seed".to_string() } else { format!("{} seeds", seeds.len()) }
+            ),
+            verdict: verdict(&judged, self.variant),
             cards: self.cards(),
             notes: match self.document.results.notes.len() {
                 0 => Vec::new(),
@@ -217,7 +254,7 @@ impl Grid<'_> {
                 command: shell(&self.document.command),
                 facts: facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
             },
-            limits: words::limits(true),
+            limits: words::limits(true, seeds.len()),
             version: env!("CARGO_PKG_VERSION"),
             style: STYLE,
             script: SCRIPT,
@@ -228,7 +265,7 @@ impl Grid<'_> {
 
     fn cards(&self) -> Vec<Card> {
         let most = |value: fn(&Record) -> Option<f64>| {
-            let known = self.full().filter_map(|record| Some((record, value(record)?)));
+            let known = self.whole().filter_map(|record| Some((record, value(record)?)));
             known.max_by(|a, b| a.1.total_cmp(&b.1))
         };
         let mut cards = Vec::new();
@@ -270,7 +307,7 @@ impl Grid<'_> {
     }
 
     fn classes(&self) -> Table {
-        let rows = self.full().flat_map(|record| {
+        let rows = self.whole().flat_map(|record| {
             record.classes.iter().map(|class| {
                 let mut row = [&record.dataset, &record.backbone, &record.method, &class.class]
                     .map(Cell::text)
@@ -290,12 +327,12 @@ impl Grid<'_> {
         let rows = excess::rows(&self.document.results.cells).into_iter().map(|row| {
             let get = |name: &str| excess_column(&row, name);
             let number = |name: &str| get(name).parse::<f64>().ok();
-            let named = ["dataset", "backbone", "method", "variant", "control", "seed"].map(|name| Cell::of_csv(&get(name)));
+            let named = ["dataset", "backbone", "method", "variant", "control", "seed"].map(|name| Cell::plain(&get(name)));
             let mut cells: Vec<Cell> = named.into_iter().collect();
             cells.extend(
                 ["acc_a", "acc_a_control", "excess", "excess_low", "excess_high"].map(|name| Cell::percent(number(name))),
             );
-            cells.push(Cell::of_csv(&get("mcnemar_p")));
+            cells.push(Cell::probability(number("mcnemar_p")));
             let verdict = get("verdict");
             cells.push(Cell::text(match verdict.split_whitespace().next() {
                 Some(word @ ("more" | "less")) => word,
@@ -334,8 +371,9 @@ impl Grid<'_> {
     }
 
     fn unlearned(&self) -> Table {
-        let rows = self.document.results.unlearned.iter();
-        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::of_csv(text)).collect()).collect();
+        let cell =
+            |(place, text): (usize, &String)| if place < SCORES { Cell::plain(text) } else { Cell::percent(text.parse().ok()) };
+        let rows = self.document.results.unlearned.iter().map(|row| row.cells().iter().enumerate().map(cell).collect()).collect();
         let columns: Vec<String> = grid::UNLEARNING.iter().map(|name| name.replace('_', " ")).collect();
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
         Table::new("unlearned", "Scores of the models", "Accuracies and MIA efficacy in percent.", &columns, rows)
@@ -343,13 +381,13 @@ impl Grid<'_> {
 
     fn methods(&self) -> Table {
         let rows = self.document.results.methods.iter();
-        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::of_csv(text)).collect()).collect();
+        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::plain(text)).collect()).collect();
         Table::new("methods", "Settings of the methods", "Table A2.", &grid::METHOD_COLUMNS, rows)
     }
 
     fn splits(&self) -> Table {
         let rows = self.document.results.splits.iter();
-        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::of_csv(text)).collect()).collect();
+        let rows = rows.map(|row| row.cells().iter().map(|text| Cell::plain(text)).collect()).collect();
         Table::new("splits", "Splits", "Table A1.", &grid::SPLIT_COLUMNS, rows)
     }
 }
@@ -363,22 +401,40 @@ fn title(record: &Record) -> String {
     format!("{}, {}, {}", record.dataset, record.backbone, record.method)
 }
 
-fn verdict(judged: &[Judged]) -> Verdict {
-    let more: Vec<&Judged> = judged.iter().filter(|one| one.verdict.starts_with("more")).collect();
+fn verdict(judged: &[Judged], variant: &str) -> Verdict {
     if judged.is_empty() {
-        let headline = "No verdict: nothing was attacked that can be compared with a control".to_string();
+        let headline =
+            "No verdict: no unlearned model was attacked that can be compared with a control over all seeds".to_string();
         return Verdict { tone: "open", headline, sentences: Vec::new() };
     }
+    let those = |word: &str| -> Vec<&Judged> { judged.iter().filter(|one| one.verdict.starts_with(word)).collect() };
+    let (more, less) = (those("more"), those("less"));
     let headline = if more.is_empty() {
         format!("From none of {} unlearned models more is shown to come back than from its control", judged.len())
     } else {
         format!("From {} of {} unlearned models more comes back than from its control", more.len(), judged.len())
     };
-    let mut sentences: Vec<String> = more.iter().map(|one| format!("{}: {}", one.model, words::sentence(&one.verdict))).collect();
-    sentences.push(
-        "By the whole attack, beside the strictest control that the grid has. Every comparison by itself is made at a level of 5 %: of many, \
-         some come out by chance."
-            .to_string(),
-    );
+    let mut sentences: Vec<String> = more
+        .iter()
+        .chain(&less)
+        .map(|Judged { record, verdict }| {
+            format!(
+                "{} (Acc_U {}, Acc_A {}): {}",
+                title(record),
+                percent(record.acc_u),
+                percent(record.acc_a_last),
+                words::sentence(verdict)
+            )
+        })
+        .collect();
+    if more.iter().any(|one| one.record.r_i.is_some_and(|gain| gain <= 0.0)) {
+        sentences.push(
+            "Where Acc_A is not above Acc_U, nothing is shown to have come back that was gone: the model still knew it by itself.".to_string(),
+        );
+    }
+    sentences.push(format!(
+        "By {variant}, beside the strictest control that the grid has for every seed. Every comparison by itself is made at a level of 5 %: of \
+         many, some come out by chance."
+    ));
     Verdict { tone: if more.is_empty() { "none" } else { "more" }, headline, sentences }
 }

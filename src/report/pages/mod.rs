@@ -30,7 +30,7 @@ const FIGURES: &str = "figures";
 pub enum Maps {
     /// Where features were kept.
     Drawn,
-    /// Only those that were made before.
+    /// Nowhere.
     LeftOut,
 }
 
@@ -124,16 +124,16 @@ impl Cell {
         Cell { text: value.to_string(), numeric: true, sort: Some(value.to_string()) }
     }
 
-    /// A cell of a table that was written as CSV.
-    fn of_csv(text: &str) -> Cell {
-        match text.parse::<f64>() {
-            Ok(value) if value.is_finite() => {
-                // Full precision is in the file.
-                let short = if value.fract() == 0.0 || value.abs() < 0.01 { text.to_string() } else { csv::percent(Some(value)) };
-                Cell { text: short, numeric: true, sort: Some(value.to_string()) }
-            }
-            _ => Cell::text(text),
-        }
+    /// As it is, at the right if it is a number.
+    fn plain(text: &str) -> Cell {
+        let number = text.parse::<f64>().ok().filter(|value| value.is_finite());
+        Cell { text: text.to_string(), numeric: number.is_some(), sort: number.map(|value| value.to_string()) }
+    }
+
+    /// A p.
+    fn probability(value: Option<f64>) -> Cell {
+        let text = value.map_or_else(String::new, super::verdict::probability);
+        Cell { text, numeric: true, sort: value.map(|value| value.to_string()) }
     }
 }
 
@@ -197,8 +197,18 @@ fn shell(command: &[String]) -> String {
 fn write(folder: &Path, page: &Page) -> Result<PathBuf> {
     let path = folder.join(FILE);
     let html = page.render().map_err(|error| Error::unexpected(error).at(path.display()))?;
-    files::write(&path, html.as_bytes())?;
+    files::write(&path, without_tricks(&html).as_bytes())?;
     Ok(path)
+}
+
+/// Spells out what turns the direction of text around, and what no page can hold: names from files may have it.
+fn without_tricks(html: &str) -> String {
+    let tricks =
+        |c: char| matches!(c, '\0' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    if !html.contains(tricks) {
+        return html.to_string();
+    }
+    html.chars().map(|c| if tricks(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
 const STYLE: &str = include_str!("style.css");

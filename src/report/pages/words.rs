@@ -67,7 +67,7 @@ pub(super) fn effect(record: &Record) -> Option<String> {
 }
 
 /// What nobody should read into the numbers.
-pub(super) fn limits(labelled: bool) -> Vec<String> {
+pub(super) fn limits(labelled: bool, seeds: usize) -> Vec<String> {
     let mut limits = vec![
         "The attack is a lower bound: that nothing was recovered does not prove that nothing is left. Another attack, more probing images or \
          other settings may recover more."
@@ -78,12 +78,27 @@ pub(super) fn limits(labelled: bool) -> Vec<String> {
         "A control of the probing images alone rules out what these images teach, but not what the audited model may keep of others. A model \
          that was retrained without the forget images rules out both."
             .to_string(),
-        "Intervals are over images, of one attack with one seed; a grid with several seeds shows how much seeds matter.".to_string(),
+        if seeds > 1 {
+            "Intervals of a single seed are over images, those of all seeds are over seeds: what another seed would give, its split and models \
+             included."
+                .to_string()
+        } else {
+            "Intervals are over images, of one attack with one seed; a grid with several seeds shows how much seeds matter.".to_string()
+        },
     ];
     if !labelled {
         limits.push("The true classes of the forget images were not given, so that nothing can be scored.".to_string());
     }
     limits
+}
+
+/// Said where the attack gets no more right than the model did by itself.
+pub(super) fn no_gain(record: &Record) -> Option<String> {
+    (record.r_i? <= 0.0).then(|| {
+        "That is no more than the model still knew by itself: nothing is shown to have come back that was gone. The comparison with the \
+         control says how much of what is there does not come from the probing images."
+            .to_string()
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod table2;
 mod table3;
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::report::{Record, csv};
@@ -32,17 +32,20 @@ pub const TIDY: Make = tidy::make;
 pub const TABLES: &[(&str, Make)] =
     &[("table1.csv", TABLE1), ("table2.csv", TABLE2), ("table3.csv", TABLE3), ("results.csv", TIDY)];
 
-/// Writes every table into a folder.
+/// Writes every table into a folder, and gives their paths.
 ///
 /// # Errors
 /// Unexpected, when the folder is not writable or the disk is full.
-pub fn write_all(folder: &Path, records: &[Record]) -> Result<()> {
+pub fn write_all(folder: &Path, records: &[Record]) -> Result<Vec<PathBuf>> {
+    let mut written = Vec::new();
     for (name, make) in TABLES {
         let (header, rows) = make(records);
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        csv::write(&folder.join(name), &header, &rows)?;
+        let path = folder.join(name);
+        csv::write(&path, &header, &rows)?;
+        written.push(path);
     }
-    Ok(())
+    Ok(written)
 }
 
 /// The value of a record in the paper's headline tables: all of the attack.
