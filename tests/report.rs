@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -28,8 +28,13 @@ fn marks(figure: &Path) -> Vec<(String, String, f64)> {
     let marked = drawing.descendants().filter(|node| node.attribute("class") == Some("mark"));
     let read = |node: roxmltree::Node| {
         let get = |name: &str| node.attribute(name).unwrap().to_string();
-        assert!(node.children().any(|child| child.has_tag_name("title")), "{}", figure.display());
-        (get("data-series"), get("data-at"), get("data-value").parse().unwrap())
+        let words = node.children().find(|child| child.has_tag_name("title")).and_then(|title| title.text()).unwrap();
+        let value: f64 = get("data-value").parse().unwrap();
+        // Maps and pictures have no number to say.
+        let says = ["map", "recovered", "not_recovered"].contains(&figure.file_stem().unwrap().to_str().unwrap())
+            || words.contains(&format!("{:.2}", value.abs()));
+        assert!(says, "{}: '{words}' for {value}", figure.display());
+        (get("data-series"), get("data-at"), value)
     };
     marked.map(read).collect()
 }
@@ -170,6 +175,12 @@ fn figures_of_an_audit_have_the_values_of_its_tables() {
     }
 
     // Of every range of confidence, how many are right.
+    let ranges = |column: &str| {
+        let found: BTreeSet<i64> = predictions.iter().map(|row| (number(row, column) * 10.0).floor().min(9.0) as i64).collect();
+        found.len()
+    };
+    let all = marks(&figures.join("confidence.svg")).len();
+    assert_eq!(all, ranges("unlearned_confidence") + ranges("recovered_confidence"));
     for (at, series, range, share) in marks(&figures.join("confidence.svg"))
         .into_iter()
         .map(|(series, range, share)| (series.starts_with("M_U"), series, range, share))
@@ -187,8 +198,21 @@ fn figures_of_an_audit_have_the_values_of_its_tables() {
 
     // Every image that was lost is on one of the two sheets.
     let lost = predictions.iter().filter(|row| row["unlearned_label"] != row["truth"]).count();
-    let on = |name: &str| if figures.join(name).exists() { marks(&figures.join(name)).len() } else { 0 };
-    assert_eq!(on("recovered.svg") + on("not_recovered.svg"), lost);
+    let on = |name: &str| -> BTreeSet<String> {
+        if figures.join(name).exists() {
+            marks(&figures.join(name)).into_iter().map(|mark| mark.1).collect()
+        } else {
+            BTreeSet::new()
+        }
+    };
+    let back = |wanted: bool| -> BTreeSet<String> {
+        let lost = predictions.iter().filter(|row| row["unlearned_label"] != row["truth"]);
+        lost.filter(|row| (row["recovered_label"] == row["truth"]) == wanted).map(|row| row["image"].clone()).collect()
+    };
+    assert_eq!((on("recovered.svg"), on("not_recovered.svg")), (back(true), back(false)));
+    assert_eq!(on("recovered.svg").len() + on("not_recovered.svg").len(), lost);
+    // Forget images on four maps.
+    assert_eq!(marks(&figures.join("map.svg")).len(), 4 * predictions.len());
     // As pixels, too.
     for figure in ["course", "polygons", "confusion", "confidence", "map"] {
         let png = image::open(figures.join(format!("{figure}.png"))).unwrap();
