@@ -174,10 +174,15 @@ fn audit(args: &Args) -> Result<()> {
         };
         let started = Instant::now();
         let outcome = attack(audit, what, args)?;
+        let mut described = described;
         if outcome.shared_images > 0 {
             let text =
                 format!("{} forget images are in the probing set as well: what they teach is no recovery", outcome.shared_images);
             reporter.warn(&text);
+            described.notes.push(text);
+        }
+        if args.resize {
+            described.notes.push("images of another size than the model's were resized (--resize)".to_string());
         }
         let seconds = started.elapsed().as_secs_f64();
         Ok(Finished { summary: results::write(audit, &outcome, &described, seconds)?, outcome })

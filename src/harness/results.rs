@@ -110,6 +110,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
             .cloned()
             // What a grid makes itself needs no adapter.
             .chain(lost(outcome.own_accuracy, audit.model.classes()).filter(|_| audit.identity.is_none()))
+            .chain(audit.model.report().notes.iter().filter(|_| audit.identity.is_none()).cloned())
             .chain(no_features)
             .chain(starved(audit.settings, main.variant, audit.forget.len(), &main.course))
             .collect(),

@@ -110,6 +110,15 @@ fn inspect_model(args: &Args) -> Result<(Check, Option<Model>)> {
     let (mut check, model) = checked?;
     if let (Some((set, classes)), Some(model)) = (&labelled, &model) {
         check.accuracy = accuracy_on(model, set, classes.as_deref(), &adapter)?;
+        let looked_at = check.accuracy.map_or(0, |found| found.images);
+        let labelled = set.labels.iter().flatten().count().min(MOST_LABELLED);
+        if looked_at < labelled {
+            reporter.warn(&format!(
+                "{} of {labelled} labelled images are in folders that are no class of the model, as the adapter or the file names its classes: \
+                 an audit would refuse them",
+                labelled - looked_at
+            ));
+        }
     }
     Ok((check, model))
 }

@@ -212,7 +212,16 @@ impl Audit<'_> {
 
     fn verdict(&self, record: &Record) -> Verdict {
         let (headline, tone) = match self.summary.verdicts.first() {
-            Some(verdict) => words::headline(verdict),
+            Some(verdict) => {
+                let (headline, tone) = words::headline(verdict);
+                // Both are true, and either alone would mislead.
+                let also = if tone == "more" && words::no_gain(record).is_some() {
+                    ", but no more than the model still knew"
+                } else {
+                    ""
+                };
+                (format!("{headline}{also}"), tone)
+            }
             None if !self.labelled() => ("No verdict: the true classes of the forget images are not known".to_string(), "open"),
             None => ("No verdict: there is no control to compare with".to_string(), "open"),
         };

@@ -94,10 +94,15 @@ pub(super) fn limits(labelled: bool, seeds: usize) -> Vec<String> {
 
 /// Said where the attack gets no more right than the model did by itself.
 pub(super) fn no_gain(record: &Record) -> Option<String> {
+    let compared = if record.excess.is_some() {
+        " The comparison with the control says how much of what is there does not come from the probing images."
+    } else {
+        ""
+    };
     (record.r_i? <= 0.0).then(|| {
-        "That is no more than the model still knew by itself: nothing is shown to have come back that was gone. The comparison with the \
-         control says how much of what is there does not come from the probing images."
-            .to_string()
+        format!(
+            "That is no more than the model still knew by itself: nothing is shown to have come back that was gone.{compared}"
+        )
     })
 }
 
