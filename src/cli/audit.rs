@@ -117,8 +117,6 @@ fn audit(args: &Args) -> Result<()> {
         return Err(Error::usage("--model, --forget and --probe are needed"));
     };
     let device = args.compute.start()?;
-    // What is in it tells of images and of people.
-    files::private_folder(&args.out)?;
     let reporter = args.compute.reporter();
     let adapter = common::adapter(args.adapter.as_deref())?;
     let open = |path: &Path| -> Result<Model> {
@@ -130,6 +128,8 @@ fn audit(args: &Args) -> Result<()> {
     };
     let model = open(model_path)?;
     let expected = common::expected(&model, &adapter, args.resize)?;
+    // What is in it tells of images and of people.
+    files::private_folder(&args.out)?;
     let probe = common::images(probe_path, &expected, Some(args.out.join("state/cache")), &reporter)?;
     let repaired = |model: Model, path: &Path| -> Result<Model> {
         let model = common::with_batch_norm(model, &Batches::new(&probe, &adapter, device)?).at(|| path.display())?;

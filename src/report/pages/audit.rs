@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::words::{self, percent, points};
-use super::{
-    Card, Cell, FIGURES, Maps, Page, Reproduce, SCRIPT, STYLE, Section, Table, Verdict, policy_hash, settings, shell, write,
-};
+use super::{Card, Cell, FIGURES, Frame, Maps, Page, Reproduce, Section, Table, Verdict, settings, shell, write};
 use crate::error::{Error, Place, Result};
 use crate::files;
 use crate::report::figures::{self, Confusion, Course, Figure, Map, Point, Polygon, Tile};
@@ -202,11 +200,7 @@ impl Audit<'_> {
             sections,
             reproduce: self.reproduce(),
             limits: words::limits(self.labelled(), 1),
-            version: env!("CARGO_PKG_VERSION"),
-            style: STYLE,
-            script: SCRIPT,
-            style_hash: policy_hash(STYLE),
-            script_hash: policy_hash(SCRIPT),
+            frame: Frame::new(),
         })
     }
 

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::words::{self, percent, points};
-use super::{
-    Card, Cell, FIGURES, Maps, Page, Reproduce, SCRIPT, STYLE, Section, Table, Verdict, policy_hash, settings, shell, write,
-};
+use super::{Card, Cell, FIGURES, Frame, Maps, Page, Reproduce, Section, Table, Verdict, settings, shell, write};
 use crate::attack::Variant;
 use crate::error::{Error, Place, Result};
 use crate::files;
@@ -255,11 +253,7 @@ impl Grid<'_> {
                 facts: facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
             },
             limits: words::limits(true, seeds.len()),
-            version: env!("CARGO_PKG_VERSION"),
-            style: STYLE,
-            script: SCRIPT,
-            style_hash: policy_hash(STYLE),
-            script_hash: policy_hash(SCRIPT),
+            frame: Frame::new(),
         })
     }
 

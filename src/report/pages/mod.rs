@@ -46,11 +46,26 @@ struct Page<'a> {
     sections: Vec<Section>,
     reproduce: Reproduce,
     limits: Vec<String>,
-    version: &'a str,
-    style: &'a str,
-    script: &'a str,
+    frame: Frame,
+}
+
+/// What all pages share.
+struct Frame {
+    version: &'static str,
+    style: &'static str,
+    script: &'static str,
+    /// What the policy in the page knows the style by.
     style_hash: String,
+    /// The same of the script.
     script_hash: String,
+}
+
+impl Frame {
+    fn new() -> Frame {
+        let (style, script) = (include_str!("style.css"), include_str!("script.js"));
+        let (style_hash, script_hash) = (policy_hash(style), policy_hash(script));
+        Frame { version: env!("CARGO_PKG_VERSION"), style, script, style_hash, script_hash }
+    }
 }
 
 /// What came out, in plain words.
@@ -210,9 +225,6 @@ fn without_tricks(html: &str) -> String {
     }
     html.chars().map(|c| if tricks(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
-
-const STYLE: &str = include_str!("style.css");
-const SCRIPT: &str = include_str!("script.js");
 
 /// What a content security policy knows a script or style by.
 fn policy_hash(text: &str) -> String {
