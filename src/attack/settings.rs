@@ -128,22 +128,26 @@ impl Default for AttackSettings {
 }
 
 fn pretrain<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<TrainSettings, D::Error> {
-    over(AttackSettings::default().pretrain, deserializer)
+    over("pretrain", AttackSettings::default().pretrain, deserializer)
 }
 
 fn mutual<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<TrainSettings, D::Error> {
-    over(AttackSettings::default().mutual, deserializer)
+    over("mutual", AttackSettings::default().mutual, deserializer)
 }
 
 /// Settings of one stage, in which what is left out keeps that stage's default, not the training loop's.
-fn over<'de, D: Deserializer<'de>>(default: TrainSettings, deserializer: D) -> std::result::Result<TrainSettings, D::Error> {
+fn over<'de, D: Deserializer<'de>>(
+    stage: &str,
+    default: TrainSettings,
+    deserializer: D,
+) -> std::result::Result<TrainSettings, D::Error> {
     let given = serde_yaml::Mapping::deserialize(deserializer)?;
     let mut all = match serde_yaml::to_value(default).map_err(D::Error::custom)? {
         serde_yaml::Value::Mapping(all) => all,
         _ => return Err(D::Error::custom("settings are no mapping")),
     };
     all.extend(given);
-    serde_yaml::from_value(serde_yaml::Value::Mapping(all)).map_err(D::Error::custom)
+    serde_yaml::from_value(serde_yaml::Value::Mapping(all)).map_err(|error| D::Error::custom(format!("{stage}: {error}")))
 }
 
 impl AttackSettings {
@@ -212,7 +216,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_with_their_line() {
         let error = parse("seed: 1\npretrain:\n  epoch: 7\n").unwrap_err();
-        assert!(error.to_string().contains("unknown field `epoch`"), "{error}");
+        assert!(error.to_string().contains("pretrain: unknown field `epoch`"), "{error}");
         assert!(error.location().is_some(), "{error}");
         assert!(parse("sed: 1").is_err());
         assert!(parse("variant: P+U").is_ok() && parse("variant: P+A").is_err());

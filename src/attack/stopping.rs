@@ -28,6 +28,13 @@ pub enum StopReason {
     NoMutualStage,
 }
 
+impl StopReason {
+    /// The reason that results call so.
+    pub fn named(name: &str) -> Option<StopReason> {
+        [StopReason::Patience, StopReason::Iterations, StopReason::NoMutualStage].into_iter().find(|one| one.to_string() == name)
+    }
+}
+
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

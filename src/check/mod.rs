@@ -79,7 +79,7 @@ pub struct Check {
 }
 
 /// Accuracy on labelled images: much less than the model is said to have means that its adapter is wrong.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct OnImages {
     /// Labelled images that were looked at.
     pub images: usize,
@@ -87,6 +87,19 @@ pub struct OnImages {
     pub accuracy: f64,
     /// What guessing gives, percent.
     pub chance: f64,
+    /// The same of every class that has images, in the model's order.
+    pub classes: Vec<OnClass>,
+}
+
+/// Accuracy on the images of one class. Classes whose order is wrong show here where the mean does not.
+#[derive(Debug, Clone, Serialize)]
+pub struct OnClass {
+    /// Its name.
+    pub class: String,
+    /// Images that were looked at.
+    pub images: usize,
+    /// Top-1, percent.
+    pub accuracy: f64,
 }
 
 /// Counts of stored numbers.

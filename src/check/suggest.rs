@@ -8,8 +8,9 @@ use crate::onnx::from_proto;
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::tensor::to_f64s;
 
-/// YAML with comments. Every line that the graph does not tell is marked with "find out".
-pub fn adapter(model: &Model) -> String {
+/// YAML with comments. Every line that the graph does not tell is marked with "find out". `folders` are those of images that the model is to be
+/// tried on, which may be called as its classes are.
+pub fn adapter(model: &Model, folders: &[String]) -> String {
     let report = model.report();
     let mut out = String::new();
     let mut line = |text: String| {
@@ -49,12 +50,18 @@ pub fn adapter(model: &Model) -> String {
         }
     }
     line(String::new());
-    let names: Vec<String> = if report.labels.is_empty() {
-        line("# find out: the classes' names in the order of the outputs, as the folders of images are called".to_string());
-        (0..model.classes()).map(|class| format!("class_{class}")).collect()
-    } else {
+    let names: Vec<String> = if !report.labels.is_empty() {
         line("# From the graph.".to_string());
         report.labels.clone()
+    } else if folders.len() == model.classes() {
+        line("# The folders' names, in alphabetical order; find out whether the outputs have this order".to_string());
+        folders.to_vec()
+    } else {
+        line("# find out: the classes' names in the order of the outputs, as the folders of images are called".to_string());
+        if !folders.is_empty() {
+            line(format!("# ({} folders of images cannot be {} classes)", folders.len(), model.classes()));
+        }
+        (0..model.classes()).map(|class| format!("class_{class}")).collect()
     };
     let classes = serde_yaml::to_string(&std::collections::BTreeMap::from([("classes", names)])).unwrap_or_default();
     line(classes.trim_end().to_string());

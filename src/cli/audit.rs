@@ -1,14 +1,15 @@
 //! `cmira audit`: attacks one model and reports what came back.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::attack::{AttackSettings, Iteration, Progress, StopRule, Variant};
+use crate::attack::{Iteration, Progress, Variant};
 use crate::check::{self, Parity};
 use crate::cli::board::{Board, Watched};
 use crate::cli::common::{self, Compute, Expected, Precise, Reading};
-use crate::cli::progress::Bar;
+use crate::cli::progress::{Bar, rough};
 use crate::cli::report;
+use crate::cli::settings;
 use crate::data::Batches;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::files;
@@ -19,10 +20,10 @@ use crate::harness::kept::Keep;
 use crate::harness::results::{self, Described};
 use crate::nets::Backbone;
 use crate::report::pages::Maps;
+use crate::report::record::UNNAMED;
 use crate::report::{Summary, csv, verdict};
 use crate::tensor::{Device, Tensor};
 use crate::train;
-use crate::yaml;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
@@ -60,20 +61,20 @@ pub struct Args {
     /// Overrides the settings' seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Overrides the settings' backbone of the attack model: resnet8, vgg5, resnet18 or vgg16.
-    #[arg(long)]
+    /// Overrides the settings' backbone of the attack model.
+    #[arg(long, value_parser = common::backbone())]
     backbone: Option<Backbone>,
     /// Use the paper's stopping rule, which needs labels for the forget images.
     #[arg(long)]
     oracle: bool,
     /// What the tables call the data set.
-    #[arg(long, default_value = "images")]
+    #[arg(long, default_value = UNNAMED[0])]
     dataset: String,
     /// What the tables call the model's backbone.
-    #[arg(long, default_value = "model")]
+    #[arg(long, default_value = UNNAMED[1])]
     model_name: String,
     /// What the tables call the unlearning method: RT, FT, GA, FF, IU, WP or a name of yours.
-    #[arg(long, default_value = "external")]
+    #[arg(long, default_value = UNNAMED[2])]
     method: String,
     /// The same for the control.
     #[arg(long, default_value = "control", value_name = "METHOD", requires = "control")]
@@ -90,7 +91,7 @@ pub struct Args {
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
-    /// Print all settings with their values as YAML, and do nothing.
+    /// Print all settings with their values as YAML, each explained, and do nothing.
     #[arg(long)]
     print_settings: bool,
     #[command(flatten)]
@@ -108,9 +109,9 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn audit(args: &Args) -> Result<()> {
-    let settings = settings(args)?;
+    let settings = settings::read(args.settings.as_deref(), args.seed, args.backbone, args.oracle)?;
     if args.print_settings {
-        print!("{}", serde_yaml::to_string(&settings).map_err(Error::unexpected)?);
+        print!("{}", settings::explained(&settings)?);
         return Ok(());
     }
     let (Some(model_path), Some(forget_path), Some(probe_path)) = (&args.model, &args.forget, &args.probe) else {
@@ -147,6 +148,7 @@ fn audit(args: &Args) -> Result<()> {
     let with_self = [plain, &[Variant::PA]].concat();
     let keep = Keep { features: args.features, pictures: if args.no_pictures { 0 } else { MOST_PICTURES } };
     let command = common::command_line();
+    let working_directory = std::env::current_dir().map(|folder| folder.display().to_string()).unwrap_or_default();
     let of = |model, variants, results, stage_one_of| Audit {
         model,
         forget: &forget,
@@ -170,9 +172,9 @@ fn audit(args: &Args) -> Result<()> {
             parity,
             notes,
             command: &command,
+            working_directory: &working_directory,
             model_file: &file,
         };
-        let started = Instant::now();
         let outcome = attack(audit, what, args)?;
         let mut described = described;
         if outcome.shared_images > 0 {
@@ -184,21 +186,20 @@ fn audit(args: &Args) -> Result<()> {
         if args.resize {
             described.notes.push("images of another size than the model's were resized (--resize)".to_string());
         }
-        let seconds = started.elapsed().as_secs_f64();
-        Ok(Finished { summary: results::write(audit, &outcome, &described, seconds)?, outcome })
+        Ok(Finished { summary: results::write(audit, &outcome, &described, outcome.seconds)?, outcome })
     };
     let open_control = |path: &Path| open(path).and_then(|control| repaired(control, path)).at(|| "control");
     let given = args.control.as_deref().map(|path| open_control(path).map(|control| (path, control))).transpose()?;
     // Both are tried before the first of them is attacked for hours.
     let compared = !args.no_control && controls::wanted(&of(&model, plain, &args.out, None));
     let main = of(&model, if compared { &with_self } else { plain }, &args.out, None);
-    audit::admit(&main).at(|| model_path.display())?;
+    audit::admit(&main)?;
     if let Some((path, control)) = &given {
         if control.sha256() == model.sha256() {
             let error = Error::usage("the control is the audited model itself, and would excuse everything");
             return Err(error.at(format!("--control {}", path.display())));
         }
-        audit::admit(&of(control, plain, &args.out, None)).at(|| format!("control: {}", path.display()))?;
+        audit::admit(&of(control, plain, &args.out, None)).at(|| format!("--control {}", path.display()))?;
     }
     let first = i64::try_from(forget.len().min(COMPARED_IMAGES)).map_err(Error::unexpected)?;
     let images = Batches::new(&forget, &adapter, Device::Cpu)?.range(0, first)?;
@@ -282,12 +283,12 @@ fn in_one_line(summary: &Summary, page: Option<&PathBuf>) -> String {
 
 /// Trains the control that every audit has, with a bar.
 fn train_control(audit: &Audit, folder: &Path, args: &Args) -> Result<(PathBuf, ProbeOnly)> {
-    let bar = args.compute.reporter().bar("control");
+    let bar = args.compute.reporter().bar("control", "batches");
     let mut board = Board::new(&args.watched);
     let mut show = |progress: &Progress| {
         board.attack("control's training", progress);
         if let Progress::Training { model, iteration, event } = progress {
-            show_epoch(&bar, "control", model, *iteration, event);
+            show_epoch(&bar, "control's own training", (model, *iteration), event);
         }
     };
     let made = controls::train_probe_only(audit, folder, &mut show, common::listen_for_interrupt());
@@ -340,35 +341,29 @@ struct Finished {
     outcome: Outcome,
 }
 
-fn settings(args: &Args) -> Result<AttackSettings> {
-    let mut settings = match &args.settings {
-        None => AttackSettings::default(),
-        Some(path) => {
-            let settings: AttackSettings = yaml::parse(&yaml::read(path)?, path.display())?;
-            settings.validate().at(|| path.display())?;
-            settings
-        }
-    };
-    settings.seed = args.seed.unwrap_or(settings.seed);
-    settings.backbone = args.backbone.unwrap_or(settings.backbone);
-    if args.oracle {
-        settings.stop = StopRule::Oracle;
-    }
-    settings.validate()?;
-    Ok(settings)
-}
-
 /// Runs the attack with a bar for the stage in hand.
 fn attack(audit: &Audit, what: &str, args: &Args) -> Result<Outcome> {
     let reporter = args.compute.reporter();
-    let bar = reporter.bar(what);
+    let bar = reporter.bar(what, "batches");
     let mut board = Board::new(&args.watched);
+    let most = audit.settings.iterations;
+    // When stage 2 began, or went on, and iterations since.
+    let (mut begun, mut done) = (Instant::now(), 0);
     let mut show = |progress: &Progress| {
         board.attack(what, progress);
         match progress {
-            Progress::Training { model, iteration, event } => show_epoch(&bar, what, model, *iteration, event),
-            Progress::Iteration(line) => reporter.note(&describe(what, line)),
-            Progress::Variant(variant) => reporter.note(&format!("{what}: {}", variant.about())),
+            Progress::Training { model, iteration, event } => show_epoch(&bar, what, (model, *iteration), event),
+            Progress::Iteration(line) => {
+                done += 1;
+                let left = u32::try_from(most.saturating_sub(line.iteration)).unwrap_or(u32::MAX);
+                let left = (begun.elapsed() / done).checked_mul(left).unwrap_or(Duration::MAX);
+                let left = if line.iteration < most { format!("; at most {} left", rough(left)) } else { String::new() };
+                reporter.note(&format!("{}{left}", describe(what, line, most)));
+            }
+            Progress::Variant(variant) => {
+                (begun, done) = (Instant::now(), 0);
+                reporter.note(&format!("{what}: {}", variant.about()));
+            }
         }
     };
     let outcome = audit::run(audit, &mut show, common::listen_for_interrupt());
@@ -377,21 +372,27 @@ fn attack(audit: &Audit, what: &str, args: &Args) -> Result<Outcome> {
     outcome
 }
 
-fn show_epoch(bar: &Bar, what: &str, model: &str, iteration: usize, event: &train::Event) {
+fn show_epoch(bar: &Bar, what: &str, (model, iteration): (&str, usize), event: &train::Event) {
     match event {
         train::Event::Epoch { loss, .. } => {
-            let stage = if iteration == 0 { "pretraining".to_string() } else { format!("iteration {iteration}, {model}") };
-            bar.message(&format!("{what}: {stage}, loss {loss:.3}"));
+            let stage = match (iteration, model) {
+                (0, "control") => String::new(),
+                (0, _) => ": stage 1".to_string(),
+                (iteration, "attack") => format!(": iteration {iteration}, M_A learns"),
+                (iteration, _) => format!(": iteration {iteration}, M_U learns"),
+            };
+            bar.message(&format!("{what}{stage}, loss {loss:.3}"));
         }
         train::Event::Batch { epoch, epochs, batch, of } => bar.batch(*epoch, *epochs, *batch, *of),
         train::Event::Resumed { .. } => {}
     }
 }
 
-fn describe(what: &str, line: &Iteration) -> String {
+/// What an iteration did: how far the models agree, what they get right, and what they were taught.
+fn describe(what: &str, line: &Iteration, most: usize) -> String {
     let percent = |value: Option<f64>| value.map_or_else(|| "-".to_string(), |v| format!("{v:.2} %"));
     format!(
-        "{what}: iteration {:3}  agreement {:5.1} %  Acc_A {}  Acc_U {}  sets {}/{}/{}",
+        "{what}: iteration {:>3}/{most}  agreement {:5.1} %  Acc_A {}  Acc_U {}  taught {} agreed, {} by M_U, {} by M_A",
         line.iteration,
         100.0 * line.agreement_rate,
         percent(line.acc_a),

@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use crate::cli::progress::Reporter;
 use crate::data::adapter::Output;
 use crate::data::{Adapter, Batches, FolderOptions, ImageSet, read_folder};
 use crate::error::{Error, Result};
 use crate::graph::{Head, ImportOptions, Model, Precision, PrecisionChoice};
+use crate::nets::Backbone;
 use crate::onnx::{self, Limits};
 use crate::tensor::{Device, DeviceChoice, Tensor, set_threads};
 
@@ -152,9 +155,18 @@ pub fn command_line() -> Vec<String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
+/// Reads a backbone's name; help and errors list all of them.
+pub fn backbone() -> impl TypedValueParser<Value = Backbone> {
+    PossibleValuesParser::new(Backbone::ALL.map(Backbone::name)).try_map(|name| name.parse::<Backbone>())
+}
+
 /// Reads the adapter file, or states nothing.
 pub fn adapter(path: Option<&Path>) -> Result<Adapter> {
-    path.map_or_else(|| Ok(Adapter::default()), Adapter::read)
+    let Some(path) = path else { return Ok(Adapter::default()) };
+    Adapter::read(path).map_err(|error| match path.exists() {
+        true => error,
+        false => error.help("`cmira check MODEL.onnx --suggest > adapter.yaml` makes a first one"),
+    })
 }
 
 /// With `--json`, an error is a document of its own, so that there is exactly one on stdout whatever happens.
@@ -237,6 +249,17 @@ pub fn with_batch_norm(model: Model, images: &Batches) -> Result<Model> {
 
 /// Reads a folder of images with progress, says what was wrong with which image, and keeps decoded images beside `cache` if given.
 pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter: &Reporter) -> Result<ImageSet> {
+    images_naming(MOST_PROBLEMS, root, expected, cache, reporter)
+}
+
+/// The same, naming so many of the files that are no use.
+pub fn images_naming(
+    most: usize,
+    root: &Path,
+    expected: &Expected,
+    cache: Option<PathBuf>,
+    reporter: &Reporter,
+) -> Result<ImageSet> {
     let options = FolderOptions {
         size: expected.size,
         channels: expected.channels,
@@ -245,20 +268,29 @@ pub fn images(root: &Path, expected: &Expected, cache: Option<PathBuf>, reporter
         cache,
         ..FolderOptions::default()
     };
-    let bar = reporter.bar(&format!("reading {}", root.display()));
+    let bar = reporter.bar(&format!("reading {}", root.display()), "files");
     let set = read_folder(root, &options, &mut |progress| bar.set(progress.done as u64, progress.total as u64))?;
     bar.finish();
-    for problem in &set.problems {
+    for problem in set.problems.iter().take(most) {
         reporter.warn(&format!("{}: {}", problem.path.display(), problem.reason));
     }
-    if !set.problems.is_empty() {
-        reporter.warn(&format!("{}: {} problems, all named above", root.display(), set.problems.len()));
+    match (set.problems.len(), set.problems.len().saturating_sub(most)) {
+        (0, _) => {}
+        (all, 0) => reporter.warn(&format!("{}: {all} problems, all named above", root.display())),
+        (all, more) => {
+            let root = root.display();
+            reporter
+                .warn(&format!("{root}: {all} problems, {more} of them not named above; `cmira data check {root}` names all"));
+        }
     }
     if set.ignored > 0 {
         reporter.note(&format!("{}: {} hidden files and folders were passed over", root.display(), set.ignored));
     }
     Ok(set)
 }
+
+/// Files of a folder that are named because they are no use.
+const MOST_PROBLEMS: usize = 30;
 
 /// Refuses a folder that exists, so that nothing is mixed with what is in it.
 pub fn must_be_new(folder: &Path) -> Result<()> {

@@ -27,7 +27,7 @@ pub fn run(args: &Args) -> Result<()> {
     for directory in &args.directories {
         cases.extend(conformance::cases(directory)?);
     }
-    let bar = reporter.bar("cases");
+    let bar = reporter.bar("conformance", "cases");
     let (mut rows, mut counts) = (Vec::with_capacity(cases.len()), [0_usize; 3]);
     for (done, case) in (1..).zip(&cases) {
         let (place, result, reason) = match conformance::run(case) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use crate::cli::common::{self, Expected};
-use crate::cli::progress::Reporter;
+use crate::cli::progress::{BYTES, Reporter};
 use crate::data::draw::{DrawOptions, draw};
 use crate::data::fetch::{Patience, Remote, download, published, unpack};
 use crate::data::{DataSet, Part, splits};
@@ -158,7 +158,7 @@ pub fn run(args: &Args) -> Result<()> {
                 ..DrawOptions::default()
             };
             let reporter = Reporter::new(*quiet);
-            let bar = reporter.bar("drawing");
+            let bar = reporter.bar("drawing", "images");
             draw(out, &options, &mut |progress| bar.set(progress.done as u64, progress.total as u64))?;
             bar.finish();
             let (train, test) = (classes * train_per_class, classes * test_per_class);
@@ -170,9 +170,9 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Check { folder, format, part, channels } => {
             let reporter = Reporter::new(false);
             let set = match format {
-                None => common::images(folder, &any_labelled(*channels), None, &reporter)?,
+                None => common::images_naming(usize::MAX, folder, &any_labelled(*channels), None, &reporter)?,
                 Some(format) => {
-                    let bar = reporter.bar(&format!("reading {}", folder.display()));
+                    let bar = reporter.bar(&format!("reading {}", folder.display()), "images");
                     let part = if part == "train" { Part::Train } else { Part::Test };
                     let set = format.read(folder, part, &mut |p| bar.set(p.done as u64, p.total as u64));
                     bar.finish();
@@ -218,7 +218,7 @@ fn fetch(set: DataSet, folder: &Path, from: Option<&str>, reporter: &Reporter) -
             None => file.url.to_string(),
         };
         let target = folder.join(file.file_name());
-        let bar = reporter.bar(&format!("downloading {}", file.file_name()));
+        let bar = reporter.bar(&format!("downloading {}", file.file_name()), BYTES);
         let remote = Remote { url: &url, ..*file };
         let done = download(&remote, &target, Patience::default(), &mut |bytes| bar.set(bytes, file.bytes), stop);
         bar.finish();

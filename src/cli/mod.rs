@@ -12,6 +12,7 @@ mod operators;
 mod progress;
 mod report;
 mod run;
+mod settings;
 mod shell;
 mod train;
 mod unlearn;

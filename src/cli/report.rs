@@ -88,7 +88,7 @@ impl Results {
 
 /// Makes tables, figures and page, with a bar; gives what was written, the page first.
 pub fn write_page(folder: &Path, results: Results, maps: Maps, reporter: &Reporter) -> Result<Vec<PathBuf>> {
-    let bar = Mutex::new(reporter.bar("figures"));
+    let bar = Mutex::new(reporter.bar("maps of features", "steps"));
     let progress = |done: usize, of: usize| {
         // A bar that another thread left in the middle of something is still a bar.
         bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner).set(done as u64, of as u64);

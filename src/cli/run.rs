@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::attack::Progress;
 use crate::cli::board::{Board, Watched};
 use crate::cli::common::{self, Compute, Precise};
+use crate::cli::progress::rough;
 use crate::cli::report;
 use crate::error::{Error, Result};
 use crate::graph::Computing;
@@ -82,7 +83,7 @@ fn grid(args: &Args) -> Result<()> {
     let workspace = Workspace::open(&args.out)?;
     let reporter = args.compute.reporter();
     let started = Instant::now();
-    let bar = reporter.bar("grid");
+    let bar = reporter.bar("grid", "steps");
     let mut state = State::new();
     let mut board = Board::new(&args.watched);
     let mut show = |event: &GridEvent| {
@@ -261,14 +262,5 @@ impl State {
             (false, None) => self.step.clone(),
             (false, Some(done)) => format!("{}: {done}", self.step),
         }
-    }
-}
-
-/// A time in the unit that suits it.
-fn rough(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..=99 => format!("{seconds} s"),
-        seconds @ 100..=5999 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
     }
 }

@@ -35,8 +35,8 @@ pub struct Args {
     /// The trained model.
     #[arg(long, value_name = "MODEL.onnx")]
     out: PathBuf,
-    /// resnet8, vgg5, resnet18 or vgg16.
-    #[arg(long, default_value = "resnet8")]
+    /// The network.
+    #[arg(long, default_value = "resnet8", value_parser = common::backbone())]
     backbone: Backbone,
     #[command(flatten)]
     hyper: Hyper,
@@ -165,7 +165,7 @@ pub fn checkpointed(
     work: &mut dyn FnMut(&mut Control) -> Result<()>,
 ) -> Result<()> {
     let reporter = shown.compute.reporter();
-    let bar = reporter.bar(what);
+    let bar = reporter.bar(what, "batches");
     let mut board = Board::new(&shown.watched);
     let mut show = |event: &train::Event| {
         board.training(what, what, 0, event);

@@ -281,7 +281,7 @@ fn unlearn(
         })?;
         return Ok((settings.clone(), None, outcome));
     }
-    let bar = args.shown.compute.reporter().bar(&what);
+    let bar = args.shown.compute.reporter().bar(&what, "batches");
     let mut show = |event: &Event| {
         if let Event::Batch { batch, of, .. } = event {
             bar.set(*batch as u64, *of as u64);

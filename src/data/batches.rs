@@ -36,7 +36,7 @@ impl Batches {
             if let Some(stated) = stated
                 && stated != actual
             {
-                return Err(Error::data(format!("the model wants images of {what} {stated}, these have {actual}")));
+                return Err(Error::data(format!("the adapter says that images have {what} {stated}, these have {actual}")));
             }
         }
         let (mean, std) = input.normalisation(set.channels())?;

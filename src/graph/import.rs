@@ -70,6 +70,13 @@ pub struct TensorInfo {
     pub reason: &'static str,
 }
 
+impl TensorInfo {
+    /// Whether it holds several real numbers, which may have been learned: not positions, shapes and single constants.
+    pub fn may_be_learned(&self) -> bool {
+        !["integer", "boolean", "a single number"].contains(&self.reason)
+    }
+}
+
 /// What copies of one model have in common.
 pub(crate) struct Shared {
     pub plan: Plan,

@@ -8,7 +8,7 @@ use crate::attack::cmira::{self, Evidence, Score};
 use crate::attack::{AttackSettings, Course, Hooks, Progress, StopReason, StopRule, Variant};
 use crate::check::gradients;
 use crate::data::{Adapter, Batches, ImageSet, splits};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::files;
 use crate::graph::{Mode, Model};
 use crate::harness::kept::Keep;
@@ -68,12 +68,16 @@ pub struct Outcome {
     pub pretrained: Model,
     /// The audited model's own accuracy on the probing images before the attack, percent.
     pub own_accuracy: Option<f64>,
+    /// Accuracy of the attack model after stage 1 on the probing images that it was trained on, percent.
+    pub learned_accuracy: Option<f64>,
     /// Stage 1's accuracy on held-out probing images, percent, if any were held out.
     pub holdout_accuracy: Option<f64>,
     /// Largest singular value of any weight matrix of the attack model after stage 1, by decomposition; empty without normalisation.
     pub largest_spectral_norm: Option<f64>,
     /// Images that are in both sets, pixel by pixel: the probing set then teaches what should have been forgotten.
     pub shared_images: usize,
+    /// Wall-clock time that the audit took in all its runs, in seconds.
+    pub seconds: f64,
 }
 
 /// Refuses inputs that cannot belong together, before any work is done.
@@ -83,10 +87,17 @@ pub struct Outcome {
 /// rule needs; Unsupported, for a model that cannot be trained.
 pub fn admit(audit: &Audit) -> Result<()> {
     audit.settings.validate()?;
-    if let Some(batch) = audit.model.fixed_batch() {
-        let error = Error::unsupported(format!("the model runs on batches of {batch} only, so it cannot be trained"));
-        return Err(error.help("export it with a dynamic batch dimension"));
+    admit_images(audit)?;
+    try_out(audit).at(|| "the model")?;
+    if audit.settings.stop == StopRule::Oracle && !audit.forget.labels_known() {
+        let error = Error::usage("the oracle stopping rule needs a label for every forget image");
+        return Err(error.help("use `stop: agreement`, or label the images"));
     }
+    Ok(())
+}
+
+/// Refuses sets of images that the attack cannot be run on.
+fn admit_images(audit: &Audit) -> Result<()> {
     let (classes, named) = (audit.model.classes(), audit.probe.classes.len());
     if classes != named {
         let error = Error::data(format!("the model tells {classes} classes apart and the probing set has {named}"));
@@ -94,18 +105,13 @@ pub fn admit(audit: &Audit) -> Result<()> {
             error.help("the probing set needs a folder for every class, or an adapter file with `classes:` in the model's order")
         );
     }
-    audit.probe.label_list().map_err(|e| e.help("every probing image needs a label"))?;
+    audit.probe.label_list().map_err(|e| e.at("the probing set").help("every probing image needs a label"))?;
     if audit.forget.is_empty() {
         return Err(Error::data("there are no forget images"));
     }
     if let Some(class) = empty_class(audit.probe)? {
         return Err(Error::data(format!("the probing set has no usable image of class '{class}'"))
             .help("every class of the model needs some"));
-    }
-    try_out(audit)?;
-    if audit.settings.stop == StopRule::Oracle && !audit.forget.labels_known() {
-        let error = Error::usage("the oracle stopping rule needs a label for every forget image");
-        return Err(error.help("use `stop: agreement`, or label the images"));
     }
     Ok(())
 }
@@ -120,9 +126,13 @@ fn empty_class(set: &ImageSet) -> Result<Option<&str>> {
 /// Runs the model and its gradients once on forget images, so that what is wrong with it is found before the attack model is
 /// pretrained.
 fn try_out(audit: &Audit) -> Result<()> {
+    if let Some(batch) = audit.model.fixed_batch() {
+        let error = Error::unsupported(format!("runs on batches of {batch} only, so it cannot be trained"));
+        return Err(error.help("export it with a dynamic batch dimension"));
+    }
     let trial = audit.model.duplicate()?;
     if trial.params().is_empty() {
-        return Err(Error::unsupported("the model has no trainable parameter"));
+        return Err(Error::unsupported("has no trainable parameter"));
     }
     let few: Vec<usize> = (0..audit.forget.len().min(4)).collect();
     let images = Batches::new(&audit.forget.subset(&few)?, audit.adapter, audit.device)?;
@@ -140,7 +150,7 @@ fn try_out(audit: &Audit) -> Result<()> {
             }
             logits.f_sum(Kind::Float)?.f_backward()?;
         } else if !logits.f_isfinite()?.f_all()?.f_int64_value(&[]).map(|all| all != 0)? {
-            return Err(Error::malformed("the model's outputs are not finite numbers"));
+            return Err(Error::malformed("its outputs are not finite numbers"));
         }
     }
     Ok(())
@@ -172,10 +182,11 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
         let mut forward = |event: &train::Event| report(&Progress::Training { model: "pretrain", iteration: 0, event });
         let checkpoint = Checkpoint { path: store.checkpoint("pretrained"), every: 10, fingerprint: String::new() };
         let mut control = Control { on_event: Some(&mut forward), stop: Some(stop), checkpoint: Some(checkpoint) };
-        cmira::pretrain(&pretrained, &evidence, &rows, audit.settings, &mut control)?;
+        cmira::pretrain(&pretrained, &evidence, &rows, audit.settings, &mut control).map_err(interrupted)?;
         store.save_model("pretrained", &pretrained)?;
     }
     pretrained.reset_parametrization();
+    let learned_accuracy = probe_accuracy(&pretrained, audit, &probe_labels, &train_rows)?;
     let holdout_accuracy = probe_accuracy(&pretrained, audit, &probe_labels, &held_out)?;
     let everything: Vec<usize> = (0..audit.probe.len()).collect();
     let own_accuracy = probe_accuracy(audit.model, audit, &probe_labels, &everything)?;
@@ -186,7 +197,17 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
         variants.push(one_variant(audit, &store, variant, &pretrained, &evidence, score, report, stop)?);
     }
     let shared_images = shared_images(audit.forget, audit.probe)?;
-    Ok(Outcome { variants, pretrained, own_accuracy, holdout_accuracy, largest_spectral_norm, shared_images })
+    let seconds = store.keep_time()?;
+    Ok(Outcome {
+        variants,
+        pretrained,
+        own_accuracy,
+        learned_accuracy,
+        holdout_accuracy,
+        largest_spectral_norm,
+        shared_images,
+        seconds,
+    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -212,18 +233,22 @@ fn one_variant(
     let mut save = |course: &Course| -> Result<()> {
         store.save_course(variant.name(), course, &attack, &unlearned)?;
         if stop.load(std::sync::atomic::Ordering::SeqCst) {
-            return Err(interrupted());
+            return Err(stopped());
         }
         Ok(())
     };
     let mut hooks = Hooks { report, save: &mut save, stop };
-    cmira::distil(&attack, &unlearned, evidence, &settings, score, &mut course, &mut hooks)
-        .map_err(|e| if e.kind() == ErrorKind::Interrupted { interrupted() } else { e })?;
+    cmira::distil(&attack, &unlearned, evidence, &settings, score, &mut course, &mut hooks).map_err(interrupted)?;
     let stop = course.stop.unwrap_or(StopReason::Iterations);
     Ok(VariantOutcome { variant, course, stop, attack, unlearned })
 }
 
-fn interrupted() -> Error {
+/// The same words wherever an audit is interrupted.
+pub(super) fn interrupted(error: Error) -> Error {
+    if error.kind() == ErrorKind::Interrupted { stopped() } else { error }
+}
+
+fn stopped() -> Error {
     Error::interrupted("interrupted; the state is saved").help("run the same command again to go on")
 }
 

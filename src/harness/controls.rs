@@ -11,7 +11,7 @@ use crate::data::Batches;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::Model;
-use crate::harness::audit::{Audit, Outcome};
+use crate::harness::audit::{self, Audit, Outcome};
 use crate::harness::results;
 use crate::metrics::{accuracy, paired};
 use crate::report::Summary;
@@ -47,6 +47,9 @@ pub struct ProbeOnly {
     pub probe_accuracy: f64,
 }
 
+/// Numbers in a constant that scales an image's colours, at most.
+const COLOURS: i64 = 3;
+
 impl ProbeOnly {
     /// What a reader should know of it.
     pub fn notes(&self, audited: &Model) -> Vec<String> {
@@ -54,11 +57,15 @@ impl ProbeOnly {
             "the control, the audited network trained on the probing images alone, gets {:.2} % of these right",
             self.probe_accuracy
         )];
-        let kept = audited.report().frozen.iter().filter(|info| info.shape.iter().product::<i64>() > 1).count();
+        // Numbers by which images or colours are scaled were not learned.
+        let kept =
+            audited.report().frozen.iter().filter(|info| info.may_be_learned() && info.shape.iter().product::<i64>() > COLOURS);
+        let kept = kept.count();
         if kept > 0 {
+            let tensors = if kept == 1 { "one frozen tensor".to_string() } else { format!("{kept} frozen tensors") };
             notes.push(format!(
-                "the control keeps {kept} frozen tensors of the audited file (`cmira check --list` names them): if they were learned, \
-                 it knows more than the probing images, or fits them less"
+                "the control has {tensors} from the audited file (cmira check --list names what is frozen): if that was learned, it knows more \
+                 than the probing images, or fits them less"
             ));
         }
         notes
@@ -98,7 +105,7 @@ pub fn train_probe_only(
     let checkpoint = folder.join("probe_only.checkpoint.safetensors");
     let kept = Checkpoint { path: checkpoint.clone(), every: 10, fingerprint: identity.clone() };
     let mut control = Control { on_event: Some(&mut forward), stop: Some(stop), checkpoint: Some(kept) };
-    cmira::pretrain(&model, &evidence, &rows, audit.settings, &mut control)?;
+    cmira::pretrain(&model, &evidence, &rows, audit.settings, &mut control).map_err(audit::interrupted)?;
     model.save(&path, &[("version", env!("CARGO_PKG_VERSION")), ("trained_on", "the probing set alone")])?;
     let predicted = cmira::predict_forget(&model, &evidence)?.classes;
     let known = accuracy::top1(&predicted, &audit.probe.labels).map_or(f64::NAN, accuracy::Tally::percent);

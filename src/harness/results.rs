@@ -38,6 +38,8 @@ pub struct Described<'a> {
     pub notes: Vec<String>,
     /// The command that was given, word by word.
     pub command: &'a [String],
+    /// The folder in which it was given.
+    pub working_directory: &'a str,
     /// The audited file, as it was named.
     pub model_file: &'a str,
 }
@@ -68,6 +70,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
     export(&main.unlearned, audit, &provenance, "unlearned_after.onnx")?;
     let mut summary = Summary {
         command: described.command.to_vec(),
+        working_directory: described.working_directory.to_string(),
         model_file: described.model_file.to_string(),
         acc_u: headline.acc_u,
         acc_a_last: headline.acc_a_last,
@@ -91,6 +94,7 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
         iterations: headline.iterations,
         stop_reason: headline.stop_reason.clone(),
         probe_accuracy: outcome.own_accuracy,
+        probe_learned_accuracy: outcome.learned_accuracy,
         probe_holdout_accuracy: outcome.holdout_accuracy,
         largest_spectral_norm: outcome.largest_spectral_norm,
         shared_images: outcome.shared_images,
@@ -112,6 +116,8 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
             .chain(lost(outcome.own_accuracy, audit.model.classes()).filter(|_| audit.identity.is_none()))
             .chain(audit.model.report().notes.iter().filter(|_| audit.identity.is_none()).cloned())
             .chain(no_features)
+            .chain(weak(outcome.learned_accuracy))
+            .chain((main.variant != Variant::P && audit.settings.iterations == 0).then(|| NOT_TAUGHT.to_string()))
             .chain(starved(audit.settings, main.variant, audit.forget.len(), &main.course))
             .collect(),
         thumbnails,
@@ -132,6 +138,22 @@ fn lost(accuracy: Option<f64>, classes: usize) -> Option<String> {
         )
     })
 }
+
+/// What an attack model gets right of the images that it was trained on, percent, below which it has learned little.
+const LEARNED: f64 = 50.0;
+
+/// Says so when stage 1 left the attack model without much to bring into stage 2.
+fn weak(learned: Option<f64>) -> Option<String> {
+    learned.filter(|accuracy| *accuracy < LEARNED).map(|accuracy| {
+        format!(
+            "after stage 1 the attack model gets only {accuracy:.1} % of the probing images right that it was trained on: it has learned little,              and what it does not recover says little about the audited model. More epochs (pretrain.epochs) or another backbone help"
+        )
+    })
+}
+
+/// Said of an attack whose second stage has no iterations.
+const NOT_TAUGHT: &str =
+    "the settings allow no iterations, so that neither model taught the other: the numbers are those of stage 1";
 
 /// Says so when the confidence threshold, not the share, decided how little a model taught the other at the end: an attack that
 /// stalls for want of confident teachers shows nothing about the audited model.

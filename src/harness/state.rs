@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +16,15 @@ use crate::tensor::{Tensor, write_safetensors};
 /// The stored state of one audit: a folder inside its results.
 pub struct Store {
     folder: PathBuf,
+    opened: Instant,
+    /// Seconds that earlier runs took.
+    earlier: f64,
     /// Held until the audit ends, however it ends.
     _lock: File,
 }
+
+/// The file of the time that the audit has taken.
+const TIME: &str = "seconds.txt";
 
 /// What is stored beside the tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,12 +79,23 @@ impl Store {
                 let error = Error::usage(
                     "this folder holds an audit with other settings, another model, other images, another device or other threads",
                 );
-                return Err(error.at(results.display()).help("choose another --out, or delete the folder"));
+                let help = "give exactly what the earlier command was given to go on with it, or choose another --out";
+                return Err(error.at(results.display()).help(help));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => files::write(&file, identity.as_bytes())?,
             Err(error) => return Err(Error::io(&file, &error)),
         }
-        Ok(Store { folder, _lock: lock })
+        // A time that cannot be read costs a number in the report, not the audit.
+        let earlier = std::fs::read_to_string(folder.join(TIME)).ok().and_then(|text| text.trim().parse::<f64>().ok());
+        let earlier = earlier.filter(|seconds| seconds.is_finite() && *seconds >= 0.0).unwrap_or(0.0);
+        Ok(Store { folder, opened: Instant::now(), earlier, _lock: lock })
+    }
+
+    /// Stores how long the audit has taken in all its runs so far, and gives it, in seconds.
+    pub fn keep_time(&self) -> Result<f64> {
+        let seconds = self.earlier + self.opened.elapsed().as_secs_f64();
+        files::write(&self.folder.join(TIME), format!("{seconds:.1}\n").as_bytes())?;
+        Ok(seconds)
     }
 
     /// Where a training run within the audit keeps its checkpoint.
@@ -121,6 +139,7 @@ impl Store {
     /// Stores the course of a variant with both models: one file, so that they always belong together.
     pub fn save_course(&self, variant: &str, course: &Course, attack: &Model, unlearned: &Model) -> Result<()> {
         let number = course.iterations.len();
+        self.keep_time()?;
         self.save_model(&format!("{variant}.{number}.attack"), attack)?;
         self.save_model(&format!("{variant}.{number}.unlearned"), unlearned)?;
         let stored = StoredCourse {
@@ -176,6 +195,14 @@ impl Store {
 
     fn course_file(&self, variant: &str) -> PathBuf {
         self.folder.join(format!("{variant}.course.json"))
+    }
+}
+
+impl Drop for Store {
+    /// However the audit ends, what it took is counted.
+    fn drop(&mut self) {
+        // A time that cannot be stored costs a number in the report, and hides no error.
+        let _ = self.keep_time();
     }
 }
 

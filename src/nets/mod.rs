@@ -38,6 +38,16 @@ impl Backbone {
     /// Every reference architecture.
     pub const ALL: [Backbone; 4] = [Backbone::Resnet8, Backbone::Vgg5, Backbone::Resnet18, Backbone::Vgg16];
 
+    /// What settings, options and tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backbone::Resnet8 => "resnet8",
+            Backbone::Vgg5 => "vgg5",
+            Backbone::Resnet18 => "resnet18",
+            Backbone::Vgg16 => "vgg16",
+        }
+    }
+
     /// From images to the features `[F]` of each.
     fn features(self, builder: &mut Builder, images: &Value) -> Result<Value> {
         match self {
@@ -59,12 +69,7 @@ impl Backbone {
 
 impl fmt::Display for Backbone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Backbone::Resnet8 => "resnet8",
-            Backbone::Vgg5 => "vgg5",
-            Backbone::Resnet18 => "resnet18",
-            Backbone::Vgg16 => "vgg16",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -72,8 +77,8 @@ impl FromStr for Backbone {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Backbone::ALL.into_iter().find(|backbone| backbone.to_string() == text).ok_or_else(|| {
-            let names: Vec<String> = Backbone::ALL.iter().map(Backbone::to_string).collect();
+        Backbone::ALL.into_iter().find(|backbone| backbone.name() == text).ok_or_else(|| {
+            let names = Backbone::ALL.map(Backbone::name);
             Error::usage(format!("unknown backbone '{text}'")).help(format!("one of {}", names.join(", ")))
         })
     }

@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 use crate::metrics::paired::{self, Comparison};
 use crate::metrics::recovery;
 
+/// What tables call data set, backbone and method of an audited model of which nobody said more.
+pub const UNNAMED: [&str; 3] = ["images", "model", "external"];
+
 /// Accuracies of one forgetting class, percent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassRecord {

@@ -19,6 +19,8 @@ pub const FILE: &str = "run.json";
 pub struct Summary {
     /// The command that made it, word by word; empty for a step of a grid.
     pub command: Vec<String>,
+    /// The folder in which it was given; empty for a step of a grid.
+    pub working_directory: String,
     /// The audited file, as it was named; empty for a step of a grid.
     pub model_file: String,
     /// See [`Record::acc_u`].
@@ -65,6 +67,8 @@ pub struct Summary {
     pub stop_reason: String,
     /// The audited model's own accuracy on the probing images before the attack, percent.
     pub probe_accuracy: Option<f64>,
+    /// The attack model's accuracy after stage 1 on the probing images that it was trained on, percent.
+    pub probe_learned_accuracy: Option<f64>,
     /// Stage 1's accuracy on held-out probing images, percent.
     pub probe_holdout_accuracy: Option<f64>,
     /// Largest singular value of any weight matrix of the attack model after stage 1.
@@ -97,7 +101,7 @@ pub struct Summary {
     pub thumbnails: Option<Thumbnails>,
     /// The features of images that were kept, if any were.
     pub features: Option<KeptFeatures>,
-    /// Seconds of wall-clock time; of an audit that was interrupted, those after it was taken up again.
+    /// Seconds of wall-clock time that it took in all its runs, without its control; 0 for a step of a grid, whose times are elsewhere.
     pub seconds: f64,
 }
 

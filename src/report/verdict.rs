@@ -19,7 +19,7 @@ pub fn verdict(compared: &Comparison, control: &str) -> String {
     let sure = compared.p < LEVEL;
     format!(
         "{}: {} % of {} forget images against {} %, {} points (95 % {} to {}, McNemar p {}); the control is {}",
-        found(low > 0.0 && sure, high < 0.0 && sure),
+        found(low > 0.0 && sure, high < 0.0 && sure, control),
         csv::percent(Some(compared.accuracy)),
         compared.images,
         csv::percent(Some(compared.control)),
@@ -35,7 +35,7 @@ pub fn verdict(compared: &Comparison, control: &str) -> String {
 pub fn verdict_of_seeds(seeds: usize, difference: f64, (low, high): (f64, f64), control: &str) -> String {
     format!(
         "{}: {} points (95 % {} to {} over {seeds} seeds); the control is {}",
-        found(low > 0.0, high < 0.0),
+        found(low > 0.0, high < 0.0, control),
         signed(difference),
         signed(low),
         signed(high),
@@ -43,11 +43,15 @@ pub fn verdict_of_seeds(seeds: usize, difference: f64, (low, high): (f64, f64), 
     )
 }
 
-fn found(more: bool, less: bool) -> &'static str {
-    match (more, less) {
-        (true, _) => "more comes back than from the control",
-        (_, true) => "less comes back than from the control",
-        _ => "no difference from the control is shown",
+fn found(more: bool, less: bool, control: &str) -> &'static str {
+    // The attack model that teaches itself is no other model from which something could come back.
+    match (more, less, control == SELF_TRAINING) {
+        (true, _, false) => "more comes back than from the control",
+        (_, true, false) => "less comes back than from the control",
+        (_, _, false) => "no difference from the control is shown",
+        (true, _, true) => "more comes back than by self-training",
+        (_, true, true) => "less comes back than by self-training",
+        (_, _, true) => "no difference from self-training is shown",
     }
 }
 
@@ -59,7 +63,7 @@ fn described(control: &str) -> String {
              counts as excess too: a model retrained without the forget images is the stricter control"
                 .to_string()
         }
-        SELF_TRAINING => "the attack model teaching itself".to_string(),
+        SELF_TRAINING => "the attack model teaching itself, without the audited model".to_string(),
         "RT" => "the same attack on a model retrained without the forget images".to_string(),
         other => format!("the same attack on {other}"),
     }

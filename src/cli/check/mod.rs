@@ -2,9 +2,9 @@
 
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::check::{self, Check, OnImages};
+use crate::check::{self, Check, OnClass, OnImages};
 use crate::cli::common::{self, Compute, Expected, Reading};
 use crate::data::{Adapter, Batches, ImageSet};
 use crate::error::{Error, Result};
@@ -33,8 +33,8 @@ pub struct Args {
     /// List every stored tensor: trainable, running statistic, or frozen with the reason.
     #[arg(long)]
     list: bool,
-    /// Print a first adapter file for the model instead, with what the graph tells.
-    #[arg(long, conflicts_with_all = ["json", "list", "images"])]
+    /// Print a first adapter file for the model instead, with what the graph tells, and what the folders of --images are called.
+    #[arg(long, conflicts_with_all = ["json", "list"])]
     suggest: bool,
     /// Draw the graph as it was imported into this file, for Graphviz, with what was repaired in colour (`dot -Tsvg graph.dot`).
     #[arg(long, value_name = "FILE", conflicts_with = "suggest")]
@@ -60,7 +60,8 @@ pub fn run(args: &Args) -> Result<()> {
         args.compute.start()?;
         let options = common::import_options(&common::adapter(args.adapter.as_deref())?);
         let model = Model::import(onnx::read(&args.model, &args.reading.limits()?)?, &options, Device::Cpu)?;
-        print!("{}", check::suggest::adapter(&model));
+        let folders = args.images.as_deref().map_or_else(|| Ok(Vec::new()), folders_in)?;
+        print!("{}", check::suggest::adapter(&model, &folders));
         return Ok(());
     }
     let outcome = common::or_json(args.json, inspect(args))?;
@@ -74,6 +75,21 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     outcome.verdict().map_or(Ok(()), Err)
+}
+
+/// The folders in a folder, in the order of their names.
+fn folders_in(folder: &Path) -> Result<Vec<String>> {
+    let failed = |error: std::io::Error| Error::data(error).at(folder.display());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type().map_err(failed)?.is_dir() && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn inspect(args: &Args) -> Result<Check> {
@@ -110,7 +126,7 @@ fn inspect_model(args: &Args) -> Result<(Check, Option<Model>)> {
     let (mut check, model) = checked?;
     if let (Some((set, classes)), Some(model)) = (&labelled, &model) {
         check.accuracy = accuracy_on(model, set, classes.as_deref(), &adapter)?;
-        let looked_at = check.accuracy.map_or(0, |found| found.images);
+        let looked_at = check.accuracy.as_ref().map_or(0, |found| found.images);
         let labelled = set.labels.iter().flatten().count().min(MOST_LABELLED);
         if looked_at < labelled {
             reporter.warn(&format!(
@@ -142,6 +158,15 @@ fn accuracy_on(model: &Model, set: &ImageSet, classes: Option<&[String]>, adapte
     let images = Batches::new(&set.subset(&chosen)?, adapter, model.device())?;
     let predicted = to_i64s(&train::evaluate::logits(model, &images, 100)?.f_argmax(-1, false)?)?;
     let truth: Vec<Option<i64>> = chosen.iter().map(|&image| truth[image]).collect();
-    let found = accuracy::top1(&predicted, &truth);
-    Ok(found.map(|tally| OnImages { images: tally.total, accuracy: tally.percent(), chance: 100.0 / classes.len() as f64 }))
+    let on_class = |(class, tally): (i64, accuracy::Tally)| {
+        let name = usize::try_from(class).ok().and_then(|place| classes.get(place)).cloned().unwrap_or_default();
+        OnClass { class: name, images: tally.total, accuracy: tally.percent() }
+    };
+    let by_class = accuracy::by_class(&predicted, &truth).into_iter().map(on_class).collect();
+    Ok(accuracy::top1(&predicted, &truth).map(|tally| OnImages {
+        images: tally.total,
+        accuracy: tally.percent(),
+        chance: 100.0 / classes.len() as f64,
+        classes: by_class,
+    }))
 }

@@ -12,11 +12,11 @@ const WIDTH: usize = 80;
 /// Characters of a label and the space behind it.
 const BEHIND: usize = 12;
 
+/// Classes whose accuracy is printed.
+const MOST_CLASSES: usize = 20;
+
 /// Frozen tensors that are named without being asked for.
 const MOST_FROZEN: usize = 20;
-
-/// Reasons for being frozen that are counted, not named.
-const UNREMARKABLE: [&str; 3] = ["integer", "boolean", "a single number"];
 
 /// What the check found, for people: one thing a line, wrapped.
 pub fn summary(check: &Check) -> String {
@@ -42,13 +42,13 @@ pub fn summary(check: &Check) -> String {
     line(format!("frozen:     {} numbers in {} tensors", p.frozen, p.frozen_tensors));
     if let Some(import) = &check.import {
         line(format!("            of these {} running statistics", import.buffers.len()));
-        let float_like = import.frozen.iter().filter(|t| !UNREMARKABLE.contains(&t.reason));
+        let float_like = import.frozen.iter().filter(|tensor| tensor.may_be_learned());
         for tensor in float_like.clone().take(MOST_FROZEN) {
             line(format!("            {}: {}", name_and_shape(tensor), tensor.reason));
         }
         let hidden = float_like.count().saturating_sub(MOST_FROZEN);
         let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-        for tensor in import.frozen.iter().filter(|tensor| UNREMARKABLE.contains(&tensor.reason)) {
+        for tensor in import.frozen.iter().filter(|tensor| !tensor.may_be_learned()) {
             *reasons.entry(tensor.reason).or_insert(0) += 1;
         }
         let mut others: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} ({reason})")).collect();
@@ -91,11 +91,23 @@ pub fn summary(check: &Check) -> String {
     if let Some(parity) = &check.images {
         line(format!("on images:  {parity}, {} images", parity.images));
     }
-    if let Some(check::OnImages { images, accuracy, chance }) = check.accuracy {
+    if let Some(check::OnImages { images, accuracy, chance, classes }) = &check.accuracy {
         line(format!("accuracy:   {accuracy:.2} % of {images} labelled images (guessing gets {chance:.2} %)"));
-        if accuracy < 2.0 * chance {
+        if *accuracy < 2.0 * chance {
             line("            if it should know them, the adapter is wrong: classes, mean, std, or colours".to_string());
+        } else {
+            line("            is that what you were told? if not, look at classes, mean, std and colours".to_string());
         }
+        // An order of classes that is wrong in two places shows in these two alone.
+        let mut lowest: Vec<&check::OnClass> = classes.iter().collect();
+        lowest.sort_by(|a, b| a.accuracy.total_cmp(&b.accuracy));
+        let all = if lowest.len() > MOST_CLASSES {
+            format!("; {} more, see --json", lowest.len() - MOST_CLASSES)
+        } else {
+            String::new()
+        };
+        let shown = lowest.iter().take(MOST_CLASSES).map(|found| format!("{} {:.0} %", found.class, found.accuracy));
+        line(format!("            by class, the lowest first: {}{all}", shown.collect::<Vec<String>>().join(", ")));
     }
     if let Some(gradients) = &check.gradients {
         let text = gradients.fault().unwrap_or_else(|| "finite and not zero for every trainable parameter".to_string());

@@ -244,6 +244,7 @@ fn attack(
         parity: None,
         notes: Vec::new(),
         command: &[],
+        working_directory: "",
         model_file: "",
     };
     let mut notes = Vec::new();

@@ -15,12 +15,27 @@ pub type Sureness = (&'static str, Vec<(f64, bool)>);
 
 /// Images and right ones of one part of the range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Bin {
-    images: usize,
-    right: usize,
+pub struct Bin {
+    /// Images of which a model is so sure.
+    pub images: usize,
+    /// Those that it gets right.
+    pub right: usize,
 }
 
-fn bins(images: &[(f64, bool)]) -> [Bin; BINS] {
+impl Bin {
+    /// Right ones in percent; empty without images.
+    pub fn percent(self) -> Option<f64> {
+        (self.images > 0).then(|| 100.0 * self.right as f64 / self.images as f64)
+    }
+}
+
+/// What a part of the range is called.
+pub fn range(place: usize) -> String {
+    format!("{:.1} to {:.1}", place as f64 / BINS as f64, (place + 1) as f64 / BINS as f64)
+}
+
+/// The ten parts of the range, of images with their confidence (`0..=1`) and whether a model is right.
+pub fn bins(images: &[(f64, bool)]) -> [Bin; BINS] {
     let mut bins = [Bin::default(); BINS];
     for (confidence, right) in images {
         let place = ((confidence * BINS as f64) as usize).min(BINS - 1);
@@ -77,13 +92,13 @@ fn drawn(canvas: &Canvas, models: &[Sureness; 2]) -> Drawn {
     chart.draw_series(LineSeries::new([(0.0, 0.0), (1.0, 100.0)], INK.stroke_width(1)))?;
     for ((name, images), colour) in models.iter().zip(styles) {
         let found: Vec<(usize, Bin)> = bins(images).into_iter().enumerate().filter(|(_, bin)| bin.images > 0).collect();
-        let place = |place: usize, bin: Bin| ((place as f64 + 0.5) / BINS as f64, 100.0 * bin.right as f64 / bin.images as f64);
+        let place = |place: usize, bin: Bin| ((place as f64 + 0.5) / BINS as f64, bin.percent().unwrap_or(0.0));
         chart.draw_series(LineSeries::new(found.iter().map(|&(at, bin)| place(at, bin)), colour.stroke_width(2)))?;
         for (at, bin) in found {
             let (x, y) = place(at, bin);
             let radius = 3 + (9.0 * (bin.images as f64 / images.len() as f64).sqrt()).round() as i32;
             chart.draw_series([Circle::new((x, y), radius, colour.filled())])?;
-            let range = format!("{:.1} to {:.1}", at as f64 / BINS as f64, (at + 1) as f64 / BINS as f64);
+            let range = range(at);
             let words =
                 format!("{name}, confidence {range}: {} of {} images right ({} %)", bin.right, bin.images, csv::percent(Some(y)));
             canvas.disc(chart.backend_coord(&(x, y)), radius.max(5), &Mark { series: name, at: &range, value: y, words });

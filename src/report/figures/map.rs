@@ -91,11 +91,12 @@ const NAME: i32 = 118;
 /// Maps beside each other.
 const COLUMNS: usize = 2;
 
-/// Draws maps beside each other; `classes` are the forgetting classes' names. `None` for no map.
+/// Draws maps beside each other; `classes` are the forgetting classes' names, or, where these are not `known`, those of the probing images.
+/// `None` for no map.
 ///
 /// # Errors
 /// Unexpected, when it cannot be drawn.
-pub fn map(maps: &[Map], classes: &[String]) -> Result<Option<Figure>> {
+pub fn map(maps: &[Map], classes: &[String], known: bool) -> Result<Option<Figure>> {
     if maps.is_empty() {
         return Ok(None);
     }
@@ -130,13 +131,17 @@ pub fn map(maps: &[Map], classes: &[String]) -> Result<Option<Figure>> {
     } else {
         format!(" Mean silhouette of the forget images by their true classes, from -1 to 1: {}.", said.join(", "))
     };
-    let unknown = if classes.is_empty() { ", and forget images, whose classes are not known," } else { "" };
+    let grey = if known {
+        "Images of other classes than the forgetting ones are grey."
+    } else {
+        "Forget images are grey: their classes are not known."
+    };
     Ok(Some(Figure {
         name: "map".to_string(),
         title: "Map of features (t-SNE)".to_string(),
         caption: format!(
             "What the last layer reads of forget images (filled) and probing images (outlined), laid out so that images with like features \
-             are neighbours; distances between groups mean nothing. Images of other classes than the forgetting ones{unknown} are grey.{silhouettes}"
+             are neighbours; distances between groups mean nothing. {grey}{silhouettes}"
         ),
         svg,
         private: false,

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 pub use boxes::boxes;
-pub use confidence::confidence;
+pub use confidence::{Sureness, bins, confidence, range};
 pub use confusion::{Confusion, confusion};
 pub use course::{Course, course};
 pub use improvement::improvement;

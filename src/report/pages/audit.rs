@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::words::{self, percent, points};
 use super::{Card, Cell, FIGURES, Frame, Maps, Page, Reproduce, Section, Table, Verdict, settings, shell, write};
+use crate::attack::Variant;
 use crate::error::{Error, Place, Result};
 use crate::files;
 use crate::report::figures::{self, Confusion, Course, Figure, Map, Point, Polygon, Tile};
@@ -23,6 +24,8 @@ struct Audit<'a> {
     summary: Summary,
     course: Vec<CourseLine>,
     control: Vec<CourseLine>,
+    /// What the same attack gave on the control.
+    control_records: Vec<Record>,
     images: Vec<Predicted>,
 }
 
@@ -35,12 +38,17 @@ pub fn audit(folder: &Path, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)
     let summary = Summary::read(folder)?;
     summary.records.iter().try_for_each(Record::check).at(|| folder.join(summary::FILE).display().to_string())?;
     let tables = tables::write_all(folder, &summary.records)?;
-    let control = match &summary.control_folder {
-        Some(control) => read::course(&files::below(folder, control)?)?,
-        None => Vec::new(),
+    let (control, control_records) = match &summary.control_folder {
+        Some(control) => {
+            let control = files::below(folder, control)?;
+            let records = Summary::read(&control)?.records;
+            records.iter().try_for_each(Record::check).at(|| control.join(summary::FILE).display().to_string())?;
+            (read::course(&control)?, records)
+        }
+        None => (Vec::new(), Vec::new()),
     };
     let images = read::predictions(folder, &summary.classes)?;
-    let audit = Audit { course: read::course(folder)?, folder, summary, control, images };
+    let audit = Audit { course: read::course(folder)?, folder, summary, control, control_records, images };
     let drawn = audit.figures(maps, progress)?;
     let mut written = figures::write(&folder.join(FIGURES), &drawn)?;
     let page = write(folder, &audit.page(drawn)?)?;
@@ -72,7 +80,7 @@ impl Audit<'_> {
         let (own, control) = (of(&self.course), of(&self.control));
         all.extend(figures::course(&[Course { title: String::new(), own, control }])?);
         if let Some(record) = self.headline() {
-            let title = format!("{}, {}", record.backbone, record.method);
+            let title = words::named(record);
             all.extend(figures::polygons(&[Polygon { title, classes: &record.classes }])?);
         }
         let pairs = |said: fn(&Predicted) -> Said| -> Vec<(usize, usize)> {
@@ -85,12 +93,7 @@ impl Audit<'_> {
             matrix("M_A after stage 1", |image| image.pretrained),
             matrix("M_A after the attack", |image| image.recovered),
         ])?);
-        let sure = |said: fn(&Predicted) -> Said| -> Vec<(f64, bool)> {
-            let of = |image: &Predicted| Some((said(image).confidence, said(image).class == image.truth?));
-            self.images.iter().filter_map(of).collect()
-        };
-        let models = [("M_U, before the attack", sure(|image| image.unlearned)), ("M_A", sure(|image| image.recovered))];
-        all.extend(figures::confidence(models)?);
+        all.extend(figures::confidence(self.sureness())?);
         if wanted == Maps::Drawn {
             all.extend(map_of(self.folder, &self.summary, progress)?);
         }
@@ -98,6 +101,33 @@ impl Audit<'_> {
             all.extend(self.sheets(pictures)?);
         }
         Ok(all)
+    }
+
+    /// How sure the models are of every image whose class is known, and whether they are right.
+    fn sureness(&self) -> [figures::Sureness; 2] {
+        let sure = |said: fn(&Predicted) -> Said| -> Vec<(f64, bool)> {
+            let of = |image: &Predicted| Some((said(image).confidence, said(image).class == image.truth?));
+            self.images.iter().filter_map(of).collect()
+        };
+        [("M_U, before the attack", sure(|image| image.unlearned)), ("M_A", sure(|image| image.recovered))]
+    }
+
+    /// The numbers behind the figure of recovery against confidence.
+    fn confidences(&self) -> Table {
+        let [unlearned, attack] = self.sureness().map(|(_, images)| figures::bins(&images));
+        let both = unlearned.into_iter().zip(attack).enumerate().filter(|(_, (u, a))| u.images + a.images > 0);
+        let rows = both.map(|(place, (u, a))| {
+            vec![
+                Cell::text(figures::range(place)),
+                Cell::count(u.images),
+                Cell::percent(u.percent()),
+                Cell::count(a.images),
+                Cell::percent(a.percent()),
+            ]
+        });
+        let columns = ["confidence", "M_U before: images", "right", "M_A after: images", "right"];
+        let about = "Of how many images a model is so sure, and how many of these it gets right, in percent.";
+        Table::new("confidences", "By confidence", about, &columns, rows.collect())
     }
 
     /// Pictures of images whose class came back, and of those whose did not.
@@ -161,7 +191,7 @@ impl Audit<'_> {
                 id: "recovery",
                 title: "What came back",
                 figures: others,
-                tables: vec![self.variants(), self.classes(record)],
+                tables: vec![self.variants(), self.classes(record), self.confidences()],
                 ..Section::default()
             },
             Section {
@@ -187,19 +217,14 @@ impl Audit<'_> {
         ];
         Ok(Page {
             title: "Audit of an unlearned model",
-            subtitle: format!(
-                "{}: {} on {}, unlearned by {}",
-                if summary.model_file.is_empty() { "model" } else { &summary.model_file },
-                record.backbone,
-                record.dataset,
-                record.method
-            ),
+            subtitle: words::subject(&summary.model_file, record),
             verdict: self.verdict(record),
             cards: cards(record),
             notes: summary.notes.iter().map(|note| words::sentence(note)).collect(),
             sections,
             reproduce: self.reproduce(),
             limits: words::limits(self.labelled(), 1),
+            words: words::meanings(),
             frame: Frame::new(),
         })
     }
@@ -231,18 +256,34 @@ impl Audit<'_> {
     }
 
     fn variants(&self) -> Table {
-        let rows = self.summary.records.iter().map(|record| {
-            let r = record;
-            let mut row = vec![Cell::text(&r.variant)];
+        // What does not depend on the model is the same for the control.
+        let of_control = |record: &&Record| ![Variant::P, Variant::PA].map(Variant::name).contains(&record.variant.as_str());
+        let own = self.summary.records.iter().map(|record| (record, ""));
+        let control = self.control_records.iter().filter(of_control).map(|record| (record, record.method.as_str()));
+        let rows = own.chain(control).map(|(r, control)| {
+            let mut row = vec![Cell::text(&r.variant), Cell::text(control)];
             row.extend([r.acc_u, r.acc_a_last, r.acc_a_best, r.r_i, r.r_r, r.a_r, r.excess, r.acc_u_after].map(Cell::percent));
             row.push(Cell::percent(Some(100.0 * r.agreement_rate)));
             row.push(Cell::count(r.iterations));
             row
         });
-        let columns =
-            ["variant", "Acc_U", "Acc_A", "Acc_A best", "R_I", "R_R", "A_R", "excess", "Acc_U then", "agreement", "iterations"];
+        let columns = [
+            "variant",
+            "control",
+            "Acc_U",
+            "Acc_A",
+            "Acc_A best",
+            "R_I",
+            "R_R",
+            "A_R",
+            "excess",
+            "Acc_U then",
+            "agreement",
+            "iterations",
+        ];
         let about = "Percent of the forget images, R_I and excess in points. P is stage 1 alone, P+U teaches the attack model, P+U+A both; \
-                     P+A is the attack model teaching itself. The best iteration is known only to who has the labels.";
+                     P+A is the attack model teaching itself. The best iteration is known only to who has the labels. Where a control is named, the \
+                     row is of the same attack on it.";
         Table::new("variants", "By variant of the attack", about, &columns, rows.collect())
     }
 
@@ -333,36 +374,47 @@ impl Audit<'_> {
         );
         add(
             "Attack model after stage 1",
-            match summary.probe_holdout_accuracy {
-                Some(accuracy) => format!("{} on held-out probing images", percent(Some(accuracy))),
-                None => "no probing images were held out".to_string(),
-            },
+            format!(
+                "{} of the probing images that it was trained on{}",
+                percent(summary.probe_learned_accuracy),
+                match summary.probe_holdout_accuracy {
+                    Some(accuracy) => format!(", {} of those held out", percent(Some(accuracy))),
+                    None => "; none were held out".to_string(),
+                }
+            ),
         );
-        add("Ended after", format!("{} iterations ({})", summary.iterations, summary.stop_reason.replace('_', " ")));
+        add("Ended after", words::ended(summary));
         facts
     }
 
     fn settings(&self) -> Result<Vec<(String, String)>> {
-        let value = serde_json::json!({ "attack": self.summary.settings, "adapter": self.summary.adapter });
-        Ok(settings(&value))
+        // Through text, in which single-precision numbers are as short as people wrote them.
+        let both = serde_json::to_string(&(&self.summary.settings, &self.summary.adapter)).map_err(Error::unexpected)?;
+        let [attack, adapter]: [serde_json::Value; 2] = serde_json::from_str(&both).map_err(Error::unexpected)?;
+        Ok(settings(&serde_json::json!({ "attack": attack, "adapter": adapter })))
     }
 
     fn reproduce(&self) -> Reproduce {
         let (summary, p) = (&self.summary, &self.summary.provenance);
         let facts = [
+            ("Given in", summary.working_directory.clone()),
             ("Version", format!("cmira {}, libtorch {}", p.cmira, p.libtorch)),
             ("Device", format!("{}, {} threads, taught in {}", p.device, p.threads, p.precision)),
             ("Seed", p.seed.to_string()),
             ("SHA-256 of the settings", p.settings_sha256.clone()),
             ("SHA-256 of the adapter", p.adapter_sha256.clone()),
-            ("Time", format!("{:.0} s of the last run, without the control", summary.seconds)),
+            ("Time", format!("{:.0} s in all runs of it, without the control", summary.seconds)),
         ];
         Reproduce {
             about: "The same command on the same files, with the same version, device and number of threads, gives the same numbers; on a CPU \
                     to the last byte of every table."
                 .to_string(),
             command: if summary.command.is_empty() { "(made by a step of a grid)".to_string() } else { shell(&summary.command) },
-            facts: facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+            facts: facts
+                .into_iter()
+                .filter(|(_, value)| !value.is_empty())
+                .map(|(name, value)| (name.to_string(), value))
+                .collect(),
         }
     }
 }
@@ -371,9 +423,10 @@ impl Audit<'_> {
 pub(super) fn map_of(folder: &Path, summary: &Summary, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Option<Figure>> {
     let Some(kept) = &summary.features else { return Ok(None) };
     let made = maps::maps(folder, kept, summary.provenance.seed, progress)?;
-    // The forgetting classes, in the order of all classes.
-    let forget = |name: &str| made.rows.iter().any(|row| row.set == "forget" && row.class == csv::text(name));
-    let forgetting: Vec<String> = summary.classes.iter().filter(|name| forget(name)).cloned().collect();
+    // The forgetting classes, in the order of all classes; where none is known, those of the probing images.
+    let known = made.rows.iter().any(|row| row.set == "forget" && !row.class.is_empty());
+    let coloured = |name: &str| made.rows.iter().any(|row| (row.set == "forget" || !known) && row.class == csv::text(name));
+    let forgetting: Vec<String> = summary.classes.iter().filter(|name| coloured(name)).cloned().collect();
     let place = |name: &str| forgetting.iter().position(|class| csv::text(class) == name);
     let laid: Vec<Map> = made
         .layouts
@@ -395,13 +448,13 @@ pub(super) fn map_of(folder: &Path, summary: &Summary, progress: &(dyn Fn(usize,
                 .collect(),
         })
         .collect();
-    figures::map(&laid, &forgetting)
+    figures::map(&laid, &forgetting, known)
 }
 
 fn cards(record: &Record) -> Vec<Card> {
     let mut cards = vec![
         Card { name: "Acc_U", value: percent(record.acc_u), about: "of the forget images right before the attack".to_string() },
-        Card { name: "Acc_A", value: percent(record.acc_a_last), about: "right after the attack".to_string() },
+        Card { name: "Acc_A", value: percent(record.acc_a_last), about: "of them right after the attack".to_string() },
         Card {
             name: "R_I",
             value: points(record.r_i),

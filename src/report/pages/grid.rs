@@ -253,6 +253,7 @@ impl Grid<'_> {
                 facts: facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
             },
             limits: words::limits(true, seeds.len()),
+            words: words::meanings(),
             frame: Frame::new(),
         })
     }

@@ -46,6 +46,8 @@ struct Page<'a> {
     sections: Vec<Section>,
     reproduce: Reproduce,
     limits: Vec<String>,
+    /// What symbols and words of the page mean.
+    words: Vec<(String, String)>,
     frame: Frame,
 }
 
@@ -159,11 +161,14 @@ impl Table {
             let cells = || rows.iter().filter_map(|row| row.get(place)).filter(|cell| !cell.text.is_empty());
             cells().next().is_some() && cells().all(|cell| cell.numeric)
         };
-        let columns = columns
-            .iter()
-            .enumerate()
-            .map(|(place, name)| Column { name: (*name).to_string(), numeric: numeric(place) })
-            .collect();
+        // One without a word in it says nothing, as where no class is known.
+        let said = |place: &usize| rows.iter().any(|row| row.get(*place).is_some_and(|cell| !cell.text.is_empty()));
+        let kept: Vec<usize> = (0..columns.len()).filter(said).collect();
+        let columns = kept.iter().map(|&place| Column { name: columns[place].to_string(), numeric: numeric(place) }).collect();
+        let keep = |row: Vec<Cell>| {
+            row.into_iter().enumerate().filter(|(place, _)| kept.contains(place)).map(|(_, cell)| cell).collect()
+        };
+        let rows = rows.into_iter().map(keep).collect();
         Table { id, title, about: about.to_string(), columns, rows }
     }
 }

@@ -1,7 +1,9 @@
 //! What pages say in words, in one place.
 
 use super::csv;
-use crate::report::Record;
+use crate::attack::{StopReason, StopRule};
+use crate::report::record::UNNAMED;
+use crate::report::{Record, Summary};
 
 /// Percent, or a dash.
 pub(super) fn percent(value: Option<f64>) -> String {
@@ -64,6 +66,93 @@ pub(super) fn effect(record: &Record) -> Option<String> {
         points(record.r_i),
         interval(record.r_i_low, record.r_i_high),
     ))
+}
+
+/// What the audited model is, as far as anybody said.
+pub(super) fn subject(file: &str, record: &Record) -> String {
+    let file = if file.is_empty() { "a model" } else { file };
+    let [dataset, backbone, method] = said(record);
+    let parts = [
+        backbone.map(ToString::to_string),
+        dataset.map(|name| format!("trained on {name}")),
+        method.map(|name| format!("unlearned by {name}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { file.to_string() } else { format!("{file}: {}", parts.join(", ")) }
+}
+
+/// Backbone and method, as far as anybody said.
+pub(super) fn named(record: &Record) -> String {
+    let [_, backbone, method] = said(record);
+    [backbone, method].into_iter().flatten().collect::<Vec<&str>>().join(", ")
+}
+
+/// Data set, backbone and method, where they were given a name.
+fn said(record: &Record) -> [Option<&str>; 3] {
+    let given = [&record.dataset, &record.backbone, &record.method].map(String::as_str);
+    let mut unnamed = UNNAMED.into_iter();
+    given.map(|name| Some(name).filter(|name| unnamed.next() != Some(*name)))
+}
+
+/// When an attack ended, and why.
+pub(super) fn ended(summary: &Summary) -> String {
+    let why = match StopReason::named(&summary.stop_reason) {
+        Some(StopReason::Patience) => {
+            let watched = match summary.settings.stop {
+                StopRule::Agreement => "the agreement of both models",
+                StopRule::Oracle => "the accuracy of the attack model",
+            };
+            format!(", because {watched} had not grown for {}", count(summary.settings.patience, "iteration"))
+        }
+        Some(StopReason::Iterations) => ", because the settings allow no more".to_string(),
+        Some(StopReason::NoMutualStage) => ", because this variant of the attack has none".to_string(),
+        None => String::new(),
+    };
+    format!("{}{why}", count(summary.iterations, "iteration"))
+}
+
+fn count(number: usize, of: &str) -> String {
+    if number == 1 { format!("1 {of}") } else { format!("{number} {of}s") }
+}
+
+/// What the page's words and symbols mean.
+pub(super) fn meanings() -> Vec<(String, String)> {
+    [
+        ("Forget set", "the images that the model is said to have forgotten; their true classes are used for scoring only."),
+        ("Probing set", "like images that were not trained on, with known classes, from which the attack learns."),
+        ("M_U", "the unlearned model: the one that is audited."),
+        ("M_A", "the attack model: a network of the attacker's own."),
+        ("Stage 1", "M_A learns the probing set. What it gets right of the forget set then, any outsider would: the variant P."),
+        (
+            "Iteration",
+            "M_A and M_U teach each other about the forget images: those on which they agree, and a few on which one is sure (by the setting \
+             confidence_threshold) and the other disagrees. Agreement is the share on which both say the same.",
+        ),
+        ("Acc_U, Acc_A", "the share of the forget images to which M_U, before the attack, and M_A, after it, give their true class."),
+        ("Acc_U then", "the same of M_U after the attack, in which it is taught as well."),
+        ("R_I, R_R", "recovery improvement, Acc_A - Acc_U in points; recovery rate, the same in percent of Acc_U."),
+        (
+            "A_R",
+            "area recovery: how much the polygon grows whose corners are the accuracies of the forgetting classes, in percent; a_r_geometric, in \
+             the tables, takes the polygon's area as it is drawn.",
+        ),
+        ("Control", "a model that never saw the forget images. What the same attack reaches on it is no leak of the audited model."),
+        ("Excess", "Acc_A less what the same attack reaches on the control, in points."),
+        (
+            "95 %",
+            "an interval that holds the true difference 19 times in 20, over the choice of images, by bootstrap; over seeds where it says so.",
+        ),
+        (
+            "p (McNemar)",
+            "how often a difference of this size or more would come about by chance, if the attack got the same right on both models.",
+        ),
+        (
+            "Silhouette",
+            "how well points of a class keep to themselves, from -1 to 1; 0 is where classes cannot be told apart.",
+        ),
+    ]
+    .map(|(word, meaning)| (word.to_string(), sentence(meaning)))
+    .to_vec()
 }
 
 /// What nobody should read into the numbers.

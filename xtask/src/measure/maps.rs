@@ -13,12 +13,12 @@ use crate::setup::{self, Wishes};
 use crate::workspace::{self, Workspace};
 
 pub const DETAILS: &str = "\
-Trains a network on drawn images, lets it unlearn half of five classes by gradient ascent in several strengths, attacks each model until the
-attack ends by itself, and compares the silhouettes of features and maps; then times the maps of 10,000 images. What is done, in out/maps, is not
-done again; remove the folder to measure anew. Leave the machine alone meanwhile.";
+Trains networks on few and on more drawn images, lets them unlearn half of five classes by gradient ascent in two strengths, attacks each model
+until the attack ends by itself, and compares the silhouettes of features and maps; then times the maps of 10,000 images. What is done, in
+out/maps, is not done again; remove the folder to measure anew. Leave the machine alone meanwhile.";
 
-/// Learning rates of gradient ascent, the weakest first.
-const STRENGTHS: [&str; 4] = ["0.0005", "0.0007", "0.001", "0.0015"];
+/// Images of a class to train and to probe with, and learning rates of gradient ascent, the weaker first.
+const SETS: [(&str, &str, [&str; 2]); 2] = [("60", "40", ["0.0005", "0.001"]), ("200", "200", ["0.0001", "0.0002"])];
 
 const CLASSES: &str = "checker,crescent,cross,disc,ring";
 
@@ -48,15 +48,12 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let demo = workspace.root().join("fixtures/demo.yaml");
     let text = fs::read_to_string(&demo).at(&demo)?.replace("iterations: 12", "iterations: 200");
     fs::write(&settings, text).at(&settings)?;
-    let (data, original) = (maps.folder.join("data"), maps.folder.join("original.onnx"));
-    maps.once(&data, &["data", "draw", "data", "--train-per-class", "60", "--test-per-class", "40", "--seed", "1"])?;
-    let train =
-        ["train", "--data", "data/train", "--backbone", "resnet8", "--epochs", "40", "--batch-size", "32", "--device", "cpu"];
-    maps.once(&original, &[&train[..], &["--out", "original.onnx"]].concat())?;
-
     let mut found = Vec::new();
-    for strength in STRENGTHS {
-        found.push((format!("resnet8, GA at {strength}"), maps.attacked(strength)?));
+    for (train, probe, strengths) in SETS {
+        for strength in strengths {
+            let name = format!("resnet8 of {train} images a class, GA at {strength}; {probe} probing images a class");
+            found.push((name, maps.attacked((train, probe), strength)?));
+        }
     }
     let fixture = workspace.root().join("fixtures/models/pytorch_ga.onnx").display().to_string();
     let adapter = workspace.root().join("adapters/pytorch/adapter.yaml").display().to_string();
@@ -64,13 +61,13 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let [forget, probe] = ["forget", "probe"].map(|name| images.join(name).display().to_string());
     let audit = ["audit", "--model", &fixture, "--adapter", &adapter, "--forget", &forget, "--probe", &probe];
     maps.audit("fixture", &[&audit[..], &["--settings", "settings.yaml"]].concat())?;
-    found.push(("the demonstration's model".to_string(), maps.read("fixture")?));
+    found.push(("the demonstration's model; 40 probing images a class".to_string(), maps.read("fixture")?));
 
     let mut page = Page::new("Maps of features", "cargo xtask measure-maps");
     page.line(
-        "Networks trained on drawn images, 60 of each of ten classes, which unlearned half of the images of five classes by gradient ascent \
-         (5 epochs); attacked with 40 probing images a class by the settings of `cargo xtask demo`, until the attack ended by itself. Mean \
-         silhouette of the forget images by their true classes, from -1 to 1; scikit-learn gives the same for the same features.\n",
+        "Networks trained on drawn images of ten classes, which unlearned half of the images of five classes by gradient ascent (5 epochs); \
+         attacked by the settings of `cargo xtask demo`, until the attack ended by itself. Mean silhouette of the forget images by their true \
+         classes, from -1 to 1; scikit-learn gives the same for the same features.\n",
     );
     for (title, place) in [("In the features of the last layer", 0), ("On the t-SNE map of them", 1)] {
         page.line(&format!("{title}:\n"));
@@ -93,7 +90,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         &maps.folder.join("many"),
         &["data", "draw", "many", "--train-per-class", "500", "--test-per-class", "500", "--seed", "2"],
     )?;
-    let many = ["audit", "--model", "original.onnx", "--forget", "many/train", "--probe", "many/test", "--features", "10000"];
+    let many = ["audit", "--model", "60.onnx", "--forget", "many/train", "--probe", "many/test", "--features", "10000"];
     maps.audit("tenthousand", &[&many[..], &["--settings", "quick.yaml"]].concat())?;
     let mut seconds = Vec::new();
     for _ in 0..3 {
@@ -121,10 +118,16 @@ struct Found {
 }
 
 impl Maps {
-    fn attacked(&self, strength: &str) -> Result<Found> {
-        let (model, forget, out) = (format!("ga-{strength}.onnx"), format!("forget-{strength}"), format!("audit-{strength}"));
-        let unlearn =
-            ["unlearn", "--model", "original.onnx", "--method", "GA", "--data", "data/train", "--forget-classes", CLASSES];
+    fn attacked(&self, (train, probe): (&str, &str), strength: &str) -> Result<Found> {
+        let (data, original) = (format!("data-{train}"), format!("{train}.onnx"));
+        let [learnt, seen] = ["train", "test"].map(|part| format!("{data}/{part}"));
+        let draw = ["data", "draw", &data, "--train-per-class", train, "--test-per-class", probe, "--seed", "1"];
+        self.once(&self.folder.join(&data), &draw)?;
+        let learn = ["train", "--data", &learnt, "--backbone", "resnet8", "--epochs", "40", "--batch-size", "32"];
+        self.once(&self.folder.join(&original), &[&learn[..], &["--device", "cpu", "--out", &original]].concat())?;
+        let of = format!("{train}-{strength}");
+        let (model, forget, out) = (format!("ga-{of}.onnx"), format!("forget-{of}"), format!("audit-{of}"));
+        let unlearn = ["unlearn", "--model", &original, "--method", "GA", "--data", &learnt, "--forget-classes", CLASSES];
         let how = [
             "--lr",
             strength,
@@ -140,7 +143,7 @@ impl Maps {
             &model,
         ];
         self.once(&self.folder.join(&model), &[&unlearn[..], &how].concat())?;
-        let audit = ["audit", "--model", &model, "--forget", &forget, "--probe", "data/test", "--settings", "settings.yaml"];
+        let audit = ["audit", "--model", &model, "--forget", &forget, "--probe", &seen, "--settings", "settings.yaml"];
         self.audit(&out, &audit)?;
         self.read(&out)
     }
