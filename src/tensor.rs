@@ -34,9 +34,12 @@ pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
         // `called Result::unwrap() on an Err value: Torch("message\\nbacktrace")`, with the line break spelt out.
         let message = text.and_then(|text| text.split_once("Torch(\"")).and_then(|(_, rest)| rest.split("\\n").next());
-        Err(Error::unexpected(match message {
-            Some(message) => format!("libtorch: {message}"),
-            None => format!("a bug of this program: {}", text.unwrap_or("it gives no reason")),
+        // What the standard library says where a disk is full.
+        let unprinted = text.and_then(|text| text.strip_prefix("failed printing to "));
+        Err(Error::unexpected(match (message, unprinted) {
+            (Some(message), _) => format!("libtorch: {message}"),
+            (None, Some(place)) => format!("cannot print to {place}"),
+            (None, None) => format!("a bug of this program: {}", text.unwrap_or("it gives no reason")),
         }))
     })
 }

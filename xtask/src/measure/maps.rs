@@ -18,7 +18,7 @@ until the attack ends by itself, and compares the silhouettes of features and ma
 out/maps, is not done again; remove the folder to measure anew. Leave the machine alone meanwhile.";
 
 /// Images of a class to train and to probe with, and learning rates of gradient ascent, the weaker first.
-const SETS: [(&str, &str, [&str; 2]); 2] = [("60", "40", ["0.0005", "0.001"]), ("200", "200", ["0.0001", "0.0002"])];
+const SETS: [(&str, &str, [&str; 2]); 2] = [("60", "40", ["0.0005", "0.001"]), ("200", "200", ["0.0005", "0.0006"])];
 
 const CLASSES: &str = "checker,crescent,cross,disc,ring";
 
