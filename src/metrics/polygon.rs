@@ -13,9 +13,10 @@ pub fn geometric_area(radii: &[f64]) -> f64 {
     (0..radii.len()).map(|i| radii[i] * radii[(i + 1) % radii.len()]).sum()
 }
 
-/// Growth in percent; `None` for an area of zero.
+/// Growth in percent, of -100 or more; `None` for an area of zero.
 fn growth(before: f64, after: f64) -> Option<f64> {
-    (before > 0.0).then(|| 100.0 * (after - before) / before)
+    // The quotient first: it is never rounded below -1, of which 100 times is exact.
+    (before > 0.0).then(|| 100.0 * ((after - before) / before))
 }
 
 /// `A_R` as the paper prints it, from per-class accuracies in percent, classes in the paper's order; `None` where the unlearned model's polygon has no area.

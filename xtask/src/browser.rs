@@ -57,16 +57,26 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         command.current_dir(workspace.root());
         command
     };
-    if !audit.join("report.html").exists() {
-        workspace::run(cmira().args(demo::ARGUMENTS).arg("--out").arg(&audit).arg("--tensorboard").arg(&logs).arg("--quiet"))?;
-    }
-    // Results may be old; pages are not.
-    workspace::run(cmira().arg("report").arg(&audit).arg("--quiet").stdout(Stdio::null()))?;
+    again_if_old(&audit, &|| {
+        if !audit.join("report.html").exists() {
+            // Of an audit that is no more.
+            if logs.exists() {
+                fs::remove_dir_all(&logs).at(&logs)?;
+            }
+            workspace::run(
+                cmira().args(demo::ARGUMENTS).arg("--out").arg(&audit).arg("--tensorboard").arg(&logs).arg("--quiet"),
+            )?;
+        }
+        // Results may be old; pages are not.
+        workspace::run(cmira().arg("report").arg(&audit).arg("--quiet").stdout(Stdio::null()))
+    })?;
     let hostile = hostile(&cmira, &out)?;
     let grid = out.join("grid");
     let file = out.join("grid.yaml");
     fs::write(&file, GRID).at(&file)?;
-    workspace::run(cmira().arg("run").arg(&file).arg("--out").arg(&grid).args(["--jobs", "2", "--quiet"]))?;
+    again_if_old(&grid, &|| {
+        workspace::run(cmira().arg("run").arg(&file).arg("--out").arg(&grid).args(["--jobs", "2", "--quiet"]))
+    })?;
     let page = |name: &str, folder: &Path| format!("{name}={}", folder.join("report.html").display());
     workspace::run(
         Command::new(&python).arg(tests.join("pages.py")).arg("--chromium").arg(chromium).arg("--out").arg(&out).args([
@@ -76,6 +86,18 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         ]),
     )?;
     workspace::run(Command::new(&python).arg(tests.join("events.py")).arg(&logs).arg(audit.join("iterations.csv")))
+}
+
+/// Does what needs results, and makes those anew that an earlier version left and this one cannot read.
+fn again_if_old(results: &Path, work: &dyn Fn() -> Result<()>) -> Result<()> {
+    if !results.exists() {
+        return work();
+    }
+    work().or_else(|failure| {
+        eprintln!("{failure}\n==> {} is made anew", results.display());
+        fs::remove_dir_all(results).at(results)?;
+        work()
+    })
 }
 
 /// An audit of a model whose classes are named so that they would do harm where they are not escaped.
