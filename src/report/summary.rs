@@ -20,6 +20,7 @@ pub struct Summary {
     /// The command that made it, word by word; empty for a step of a grid.
     pub command: Vec<String>,
     /// The folder in which it was given; empty for a step of a grid.
+    #[serde(default)]
     pub working_directory: String,
     /// The audited file, as it was named; empty for a step of a grid.
     pub model_file: String,

@@ -374,14 +374,19 @@ impl Audit<'_> {
         );
         add(
             "Attack model after stage 1",
-            format!(
-                "{} of the probing images that it was trained on{}",
-                percent(summary.probe_learned_accuracy),
-                match summary.probe_holdout_accuracy {
-                    Some(accuracy) => format!(", {} of those held out", percent(Some(accuracy))),
-                    None => "; none were held out".to_string(),
-                }
-            ),
+            [
+                summary
+                    .probe_learned_accuracy
+                    .map(|all| format!("{} of the probing images that it was trained on", percent(Some(all)))),
+                Some(match summary.probe_holdout_accuracy {
+                    Some(accuracy) => format!("{} of those held out", percent(Some(accuracy))),
+                    None => "none were held out".to_string(),
+                }),
+            ]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<String>>()
+            .join("; "),
         );
         add("Ended after", words::ended(summary));
         facts

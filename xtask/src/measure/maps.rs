@@ -22,6 +22,9 @@ const SETS: [(&str, &str, [&str; 2]); 2] = [("60", "40", ["0.0005", "0.001"]), (
 
 const CLASSES: &str = "checker,crescent,cross,disc,ring";
 
+/// What guessing among ten classes gets, percent.
+const GUESSING: f64 = 10.0;
+
 /// An attack of which nothing matters but that features are kept.
 const QUICK: &str = "{backbone: resnet8, head_width: 64, augment: false, pretrain: {epochs: 4, batch_size: 64}, \
                      mutual: {epochs: 1, batch_size: 64}, iterations: 1}";
@@ -83,6 +86,18 @@ pub fn run(workspace: &Workspace) -> Result<()> {
             })
             .collect();
         page.table(&header, &rows);
+        // Where the model had forgotten less, its features still tell the classes apart.
+        let better = |one: &&(String, Found)| one.1.silhouettes[2][place] > one.1.silhouettes[0][place];
+        let forgotten = |one: &&(String, Found)| one.1.accuracies[0] < 2.0 * GUESSING;
+        page.line(&format!(
+            "\nAfter the attack, M_A separates them better than M_U did before it in {} of {} cases; of those in which Acc_U is below {:.0} %, in {} \
+             of {}.\n",
+            found.iter().filter(better).count(),
+            found.len(),
+            2.0 * GUESSING,
+            found.iter().filter(forgotten).filter(better).count(),
+            found.iter().filter(forgotten).count(),
+        ));
     }
 
     fs::write(maps.folder.join("quick.yaml"), QUICK).at(&maps.folder)?;
