@@ -220,54 +220,6 @@ fn figures_of_an_audit_have_the_values_of_its_tables() {
     }
 }
 
-/// What is drawn stands where its values say: marks lie on the lines, and lines follow the values.
-#[test]
-fn figures_are_drawn_to_scale() {
-    for name in ["course", "confidence"] {
-        let svg = std::fs::read_to_string(audited().join(format!("figures/{name}.svg"))).unwrap();
-        let drawing = roxmltree::Document::parse(&svg).unwrap();
-        let number = |node: &roxmltree::Node, name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
-        // Along the axis: an iteration, or the middle of a range of confidence.
-        let along = |at: &str| at.split(" to ").next().unwrap().parse::<f64>().unwrap();
-        let marks: Vec<[f64; 4]> = drawing
-            .descendants()
-            .filter(|node| node.attribute("class") == Some("mark"))
-            .map(|node| {
-                let at = along(node.attribute("data-at").unwrap());
-                [at, number(&node, "data-value"), number(&node, "cx"), number(&node, "cy")]
-            })
-            .collect();
-        for (value, place) in [(0, 2), (1, 3)] {
-            let by_value = |a: &&[f64; 4], b: &&[f64; 4]| a[value].total_cmp(&b[value]);
-            let (low, high) = (marks.iter().min_by(by_value).unwrap(), marks.iter().max_by(by_value).unwrap());
-            assert!(high[value] > low[value] && high[place] != low[place], "{name}: {marks:?}");
-            for mark in &marks {
-                let share = (mark[value] - low[value]) / (high[value] - low[value]);
-                let wanted = low[place] + share * (high[place] - low[place]);
-                assert!((mark[place] - wanted).abs() <= 1.5, "{name}: {mark:?} is not at {wanted}");
-            }
-        }
-        let drawn: Vec<Vec<f64>> = drawing
-            .descendants()
-            .filter(|node| node.has_tag_name("polyline"))
-            .flat_map(|node| node.attribute("points").unwrap().split_whitespace().map(str::to_string).collect::<Vec<_>>())
-            .map(|point| point.split(',').map(|number| number.parse().unwrap()).collect())
-            .collect();
-        // Dashed lines are drawn in pieces, which need not end at a mark.
-        let solid = drawing.descendants().filter(|node| {
-            node.attribute("class") == Some("mark")
-                && ["Acc_A", "Acc_U", "M_A", "M_U, before the attack"].contains(&node.attribute("data-series").unwrap())
-        });
-        let mut found = 0;
-        for mark in solid {
-            let near = |point: &&Vec<f64>| (point[0] - number(&mark, "cx")).hypot(point[1] - number(&mark, "cy")) <= 1.5;
-            assert!(drawn.iter().any(|point| near(&point)), "{name}: nothing is drawn at {mark:?}");
-            found += 1;
-        }
-        assert!(found > 1, "{name}");
-    }
-}
-
 #[test]
 fn everything_is_made_again_from_results_alone() {
     // A copy: other tests read the original.
@@ -339,6 +291,38 @@ fn damaged_results_are_named() {
         write("run.json", run.to_string().as_bytes());
     };
     refused(&beyond, "out of its range");
+    // What was cut off, or does not belong together, becomes no page.
+    let cut = |name: &'static str, lines: usize| {
+        let said = std::fs::read_to_string(out.join(name)).unwrap();
+        assert!(said.lines().count() > lines);
+        write(name, (said.lines().take(lines).collect::<Vec<_>>().join("\n") + "\n").as_bytes());
+    };
+    refused(&|| cut("predictions.csv", 1), "has 0 of 24 forget images");
+    refused(&|| cut("predictions.csv", 20), "has 19 of 24 forget images");
+    refused(&|| cut("iterations.csv", 4), "iterations of");
+    let other = |key: &'static str, value: serde_json::Value| {
+        let mut run: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+        *run["records"].as_array_mut().unwrap().last_mut().unwrap().get_mut(key).unwrap() = value;
+        write("run.json", run.to_string().as_bytes());
+    };
+    refused(&|| other("acc_a_last", 99.0.into()), "other accuracies than run.json");
+    refused(&|| other("r_i", 1.0.into()), "another R_I than its accuracies give");
+    let contrary = || {
+        let mut run: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+        let said = run["verdicts"][0].as_str().unwrap().to_string();
+        let word = if said.starts_with("less") { "more" } else { "less" };
+        run["verdicts"][0] = format!("{word} comes back than from the control: nothing leaks").into();
+        write("run.json", run.to_string().as_bytes());
+    };
+    refused(&contrary, "a verdict that its numbers do not give");
+    #[cfg(unix)]
+    refused(
+        &|| {
+            std::fs::rename(out.join("figures"), out.join("elsewhere")).unwrap();
+            std::os::unix::fs::symlink(out.join("elsewhere"), out.join("figures")).unwrap();
+        },
+        "through which nothing is written",
+    );
     refused(&|| edit("iterations.csv", "P+U+A,1,", "P+U+A,1,1e5"), "line");
     std::fs::remove_dir_all(&out).unwrap();
     copy(audited(), &out);

@@ -94,7 +94,10 @@ fn known(state: &ProgressState) -> bool {
 }
 
 fn counted(done: u64, total: u64, unit: &str) -> String {
+    // Between two stages the bar has the length of one and the place of the other.
+    let done = done.min(total);
     match unit {
+        _ if total == 0 => String::new(),
         BYTES => format!("{} of {}", HumanBytes(done), HumanBytes(total)),
         unit => format!("{} of {} {unit}", HumanCount(done), HumanCount(total)),
     }

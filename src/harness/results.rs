@@ -146,7 +146,8 @@ const LEARNED: f64 = 50.0;
 fn weak(learned: Option<f64>) -> Option<String> {
     learned.filter(|accuracy| *accuracy < LEARNED).map(|accuracy| {
         format!(
-            "after stage 1 the attack model gets only {accuracy:.1} % of the probing images right that it was trained on: it has learned little,              and what it does not recover says little about the audited model. More epochs (pretrain.epochs) or another backbone help"
+            "after stage 1 the attack model gets only {accuracy:.1} % of the probing images right that it was trained on: it has learned little, \
+             and what it does not recover says little about the audited model. More epochs (pretrain.epochs) or another backbone help"
         )
     })
 }
@@ -329,6 +330,11 @@ fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> 
     files::make_private(&path)
 }
 
+/// A number of things in words.
+fn counted(number: usize, of: &str) -> String {
+    if number == 1 { format!("1 {of}") } else { format!("{number} {of}s") }
+}
+
 /// The recovery table and the list of files, for a terminal of 100 columns.
 pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
     use std::fmt::Write;
@@ -368,8 +374,8 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
     }
     let last = outcome.variants.last();
     line(format!(
-        "ended after {} iterations ({}) in {:.0} s",
-        summary.iterations,
+        "ended after {} ({}) in {:.0} s",
+        counted(summary.iterations, "iteration"),
         last.map_or(String::new(), |v| v.stop.to_string()),
         summary.seconds
     ));

@@ -139,6 +139,9 @@ pub struct Results {
 pub struct Document {
     /// The command that made it, word by word.
     pub command: Vec<String>,
+    /// The folder in which it was given.
+    #[serde(default)]
+    pub working_directory: String,
     /// This program's version.
     pub cmira: String,
     /// Every setting, as the grid's file has them.

@@ -1,6 +1,7 @@
 //! Results as tables: the paper's layout for readers, one tidy file with provenance for everything else.
 
 pub mod compare;
+mod consistent;
 pub mod csv;
 mod excess;
 pub mod figures;

@@ -17,8 +17,10 @@ const LEVEL: f64 = 0.05;
 pub fn verdict(compared: &Comparison, control: &str) -> String {
     let (low, high) = compared.interval;
     let sure = compared.p < LEVEL;
+    // An interval of no width would look like certainty.
+    let same = if (low, high) == (0.0, 0.0) { "; both get the same images right" } else { "" };
     format!(
-        "{}: {} % of {} forget images against {} %, {} points (95 % {} to {}, McNemar p {}); the control is {}",
+        "{}: {} % of {} forget images against {} %, {} points (95 % {} to {}, McNemar p {}{same}); the control is {}",
         found(low > 0.0 && sure, high < 0.0 && sure, control),
         csv::percent(Some(compared.accuracy)),
         compared.images,
@@ -41,6 +43,12 @@ pub fn verdict_of_seeds(seeds: usize, difference: f64, (low, high): (f64, f64), 
         signed(high),
         described(control)
     )
+}
+
+/// What a verdict on such an excess begins with.
+pub fn begins(excess: (f64, f64), p: f64, control: &str) -> &'static str {
+    let ((low, high), sure) = (excess, p < LEVEL);
+    found(low > 0.0 && sure, high < 0.0 && sure, control)
 }
 
 fn found(more: bool, less: bool, control: &str) -> &'static str {

@@ -85,7 +85,12 @@ def sorts(table) -> None:
             expect(sorted(found) == before, f"column {place} lost rows")
             full = [value for value in found if value]
             expect(found == full + [""] * (len(found) - len(full)), f"column {place} has empty cells in the middle")
-            if numeric:
+            if not numeric:
+                wanted = head.evaluate(
+                    "(_, found) => found.slice().sort((a, b) => a.localeCompare(b, undefined, { numeric: true }))", full
+                )
+                expect(full == (wanted if direction == "ascending" else wanted[::-1]), f"column {place} is not in order: {full[:5]}")
+            else:
                 wanted = sorted(map(float, full), reverse=direction == "descending")
                 expect(list(map(float, full)) == wanted, f"column {place} is not in order: {full[:5]}")
 
@@ -131,6 +136,7 @@ def shows_values(page: Page) -> int:
 def prints(page: Page, path: Path) -> int:
     page.emulate_media(media="print")
     page.set_viewport_size({"width": PAPER, "height": 1000})
+    reads(page, PAPER)
     cut = page.evaluate(
         "width => [...document.querySelectorAll('table, svg, pre, .cards')]"
         ".filter(element => element.getBoundingClientRect().right > width + 1)"
@@ -152,6 +158,24 @@ def prints(page: Page, path: Path) -> int:
     return len(reader.pages)
 
 
+def reads(page: Page, width: int) -> None:
+    """Every row and word can be seen; on a wide screen, every column."""
+    faint = page.evaluate(
+        "() => [...document.querySelectorAll('td, th, p, li, h1, h2, h3, figcaption, svg text')]"
+        ".filter(element => /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(element).color))"
+        ".map(element => element.textContent).slice(0, 3)"
+    )
+    expect(not faint, f"cannot be seen: {faint}")
+    hidden = page.evaluate("() => [...document.querySelectorAll('tbody tr')].filter(row => row.offsetHeight === 0).length")
+    expect(hidden == 0, f"{hidden} rows of tables are not shown")
+    if width == WIDTHS[0]:
+        cut = page.evaluate(
+            "() => [...document.querySelectorAll('.scroll:has(table)')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+            ".map(box => box.closest('[id]').id)"
+        )
+        expect(not cut, f"columns are out of sight: {cut}")
+
+
 def use(browser: Browser, name: str, path: Path, out: Path) -> str:
     complaints: list[str] = []
     said = []
@@ -160,6 +184,7 @@ def use(browser: Browser, name: str, path: Path, out: Path) -> str:
         wide = page.evaluate("() => document.documentElement.scrollWidth")
         expect(wide <= width, f"is {wide} pixels wide on a screen of {width}")
         page.screenshot(path=out / f"{name}-{width}.png", full_page=True)
+        reads(page, width)
         marks = shows_values(page)
         tables = page.locator("table.sortable")
         for place in range(tables.count()):

@@ -65,6 +65,10 @@ fn clear(folder: &Path, figures: &[Figure]) -> Result<()> {
 /// # Errors
 /// Unexpected, when the folder is not writable or the disk is full.
 pub fn write(folder: &Path, figures: &[Figure]) -> Result<Vec<PathBuf>> {
+    // Pictures of images must not end up where somebody else's results point to.
+    if folder.is_symlink() {
+        return Err(Error::data("is a link, through which nothing is written").at(folder.display()).help("remove it"));
+    }
     clear(folder, figures)?;
     let mut written = Vec::new();
     for figure in figures {

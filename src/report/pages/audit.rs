@@ -7,6 +7,7 @@ use super::{Card, Cell, FIGURES, Frame, Maps, Page, Reproduce, Section, Table, V
 use crate::attack::Variant;
 use crate::error::{Error, Place, Result};
 use crate::files;
+use crate::report::consistent;
 use crate::report::figures::{self, Confusion, Course, Figure, Map, Point, Polygon, Tile};
 use crate::report::read::{self, CourseLine, Predicted, Said};
 use crate::report::summary::{self, Thumbnails, spread};
@@ -43,12 +44,20 @@ pub fn audit(folder: &Path, maps: Maps, progress: &(dyn Fn(usize, usize) + Sync)
             let control = files::below(folder, control)?;
             let records = Summary::read(&control)?.records;
             records.iter().try_for_each(Record::check).at(|| control.join(summary::FILE).display().to_string())?;
-            (read::course(&control)?, records)
+            let course = read::course(&control)?;
+            consistent::courses(&control, &records, &course)?;
+            (course, records)
         }
         None => (Vec::new(), Vec::new()),
     };
     let images = read::predictions(folder, &summary.classes)?;
-    let audit = Audit { course: read::course(folder)?, folder, summary, control, control_records, images };
+    let course = read::course(folder)?;
+    if let Some(record) = summary.records.last() {
+        consistent::predictions(folder, record, &images)?;
+        consistent::verdict(folder, record, summary.verdicts.first())?;
+    }
+    consistent::courses(folder, &summary.records, &course)?;
+    let audit = Audit { course, folder, summary, control, control_records, images };
     let drawn = audit.figures(maps, progress)?;
     let mut written = figures::write(&folder.join(FIGURES), &drawn)?;
     let page = write(folder, &audit.page(drawn)?)?;
@@ -66,6 +75,11 @@ impl Audit<'_> {
 
     fn labelled(&self) -> bool {
         self.images.iter().any(|image| image.truth.is_some())
+    }
+
+    /// What the attack model gets right of the forget images before it is taught anything, percent.
+    fn after_stage_one(&self) -> Option<f64> {
+        self.course.iter().find(|line| line.iteration == 0).and_then(|line| line.acc_a)
     }
 
     fn class(&self, place: usize) -> &str {
@@ -234,8 +248,8 @@ impl Audit<'_> {
             Some(verdict) => {
                 let (headline, tone) = words::headline(verdict);
                 // Both are true, and either alone would mislead.
-                let also = if tone == "more" && words::no_gain(record).is_some() {
-                    ", but no more than the model still knew"
+                let also = if tone == "more" && record.r_i.is_some_and(|gain| gain <= 0.0) {
+                    ", but in sum no more than the model still knew"
                 } else {
                     ""
                 };
@@ -244,7 +258,9 @@ impl Audit<'_> {
             None if !self.labelled() => ("No verdict: the true classes of the forget images are not known".to_string(), "open"),
             None => ("No verdict: there is no control to compare with".to_string(), "open"),
         };
-        let mut sentences: Vec<String> = words::effect(record).into_iter().chain(words::no_gain(record)).collect();
+        let mut sentences: Vec<String> = words::effect(record).into_iter().collect();
+        sentences.extend(words::no_gain(record).map(ToString::to_string));
+        sentences.extend(words::exchanged(&self.images));
         sentences.extend(self.summary.verdicts.iter().map(|verdict| words::sentence(verdict)));
         if !self.labelled() {
             sentences.push(format!(
@@ -375,6 +391,7 @@ impl Audit<'_> {
         add(
             "Attack model after stage 1",
             [
+                self.after_stage_one().map(|all| format!("{} of the forget images (the variant P)", percent(Some(all)))),
                 summary
                     .probe_learned_accuracy
                     .map(|all| format!("{} of the probing images that it was trained on", percent(Some(all)))),

@@ -16,6 +16,9 @@ use crate::report::{Record, Summary, csv, excess, read};
 /// Polygons on the page; all numbers are in tableA3.csv.
 const MOST_POLYGONS: usize = 24;
 
+/// Kinds of notes above the figures.
+const MOST_KINDS: usize = 5;
+
 /// Where scores begin among the columns of unlearning.csv.
 const SCORES: usize = 6;
 
@@ -215,8 +218,13 @@ impl Grid<'_> {
             Section {
                 id: "settings",
                 title: "Settings",
-                about: "Every setting of the grid.".to_string(),
-                facts: settings(&self.document.settings),
+                about: "Every setting of the grid. What is left to a method (-) is in the table of the methods' settings. An attack model has the \
+                        backbone of the audited one, and every attack the seed of its models."
+                    .to_string(),
+                facts: settings(&self.document.settings)
+                    .into_iter()
+                    .filter(|(key, _)| !["attack.backbone", "attack.seed"].contains(&key.as_str()))
+                    .collect(),
                 ..Section::default()
             },
         ];
@@ -224,6 +232,7 @@ impl Grid<'_> {
         let p = provenance.ok_or_else(|| Error::data("holds no attack").at(self.folder.display()))?;
         let seeds = distinct(&self.attacked, |record| record.provenance.seed);
         let facts = [
+            ("Given in", self.document.working_directory.clone()),
             ("Version", format!("cmira {}, libtorch {}", self.document.cmira, p.libtorch)),
             ("Device", format!("{}, {} threads, taught in {}", p.device, p.threads, p.precision)),
             ("Seeds", seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
@@ -239,37 +248,43 @@ impl Grid<'_> {
             ),
             verdict: verdict(&judged, self.variant),
             cards: self.cards(),
-            notes: match self.document.results.notes.len() {
-                0 => Vec::new(),
-                1 => vec!["There is a note on one of the steps, among the models below.".to_string()],
-                count => vec![format!("There are {count} notes on single steps, among the models below.")],
-            },
+            notes: self.notes_by_kind(),
             sections,
             reproduce: Reproduce {
                 about: "The same command with the same file, version, device and number of threads gives the same tables, to the last byte on a \
                         CPU. Hashes of models, images and settings stand in results.csv, beside every number."
                     .to_string(),
                 command: shell(&self.document.command),
-                facts: facts.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+                facts: facts
+                    .into_iter()
+                    .filter(|(_, value)| !value.is_empty())
+                    .map(|(name, value)| (name.to_string(), value))
+                    .collect(),
             },
             limits: words::limits(true, seeds.len()),
-            words: words::meanings(),
+            words: [words::meanings(), words::of_grids()].concat(),
             frame: Frame::new(),
         })
     }
 
     fn cards(&self) -> Vec<Card> {
+        // A retrained model has nothing to give away.
+        let unlearned = || self.whole().filter(|record| record.method != excess::RETRAINED);
         let most = |value: fn(&Record) -> Option<f64>| {
-            let known = self.whole().filter_map(|record| Some((record, value(record)?)));
-            known.max_by(|a, b| a.1.total_cmp(&b.1))
+            let known = || unlearned().filter_map(|record| Some((record, value(record)?)));
+            let largest = known().max_by(|a, b| a.1.total_cmp(&b.1))?;
+            Some((largest.0, largest.1, known().filter(|other| other.1.total_cmp(&largest.1).is_eq()).count()))
         };
         let mut cards = Vec::new();
         for (name, found, shown) in [
             ("Largest R_I", most(|record| record.r_i), points as fn(Option<f64>) -> String),
-            ("Largest R_R", most(|record| record.r_r), percent),
             ("Largest excess", most(|record| record.excess), points),
         ] {
-            cards.extend(found.map(|(record, value)| Card { name, value: shown(Some(value)), about: title(record) }));
+            cards.extend(found.map(|(record, value, as_large)| Card {
+                name,
+                value: shown(Some(value)),
+                about: if as_large == 1 { title(record) } else { format!("{as_large} models") },
+            }));
         }
         cards
     }
@@ -351,9 +366,30 @@ impl Grid<'_> {
             "p",
             "shown",
         ];
-        let about = "Every attack beside the same attack on each control, in points, with the 95 % interval and McNemar's p; `all` is over \
+        let about = "Every attack beside the same attack on each control, in points, with the 95 % interval and McNemar's p; the seed 'all' is over \
                      seeds. In full in excess.csv.";
         Table::new("excess", "Beyond the controls", about, &columns, rows.collect())
+    }
+
+    /// What is said of single steps, each kind once: notes that differ in numbers alone are of one kind.
+    fn notes_by_kind(&self) -> Vec<String> {
+        let mut kinds: Vec<(String, &str, &str, usize)> = Vec::new();
+        for note in &self.document.results.notes {
+            let (step, text) = note.split_once(": ").unwrap_or(("", note));
+            let kind = text.replace(|c: char| c.is_ascii_digit(), "");
+            match kinds.iter_mut().find(|known| known.0 == kind) {
+                Some(known) => known.3 += 1,
+                None => kinds.push((kind, step, text, 1)),
+            }
+        }
+        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.3));
+        let more = kinds.len().saturating_sub(MOST_KINDS);
+        let said = kinds.iter().take(MOST_KINDS).map(|(_, step, text, count)| match count {
+            1 => format!("{step}: {}", words::sentence(text)),
+            count => format!("{count} steps, such as {step}: {}", words::sentence(text)),
+        });
+        let said: Vec<String> = said.collect();
+        if more == 0 { said } else { [said, vec![format!("{more} more kinds of notes are among the models below.")]].concat() }
     }
 
     /// What a reader should know of single steps.
@@ -424,7 +460,8 @@ fn verdict(judged: &[Judged], variant: &str) -> Verdict {
         .collect();
     if more.iter().any(|one| one.record.r_i.is_some_and(|gain| gain <= 0.0)) {
         sentences.push(
-            "Where Acc_A is not above Acc_U, nothing is shown to have come back that was gone: the model still knew it by itself.".to_string(),
+            "Where Acc_A is not above Acc_U, the attack gets in sum no more right than the model still knew by itself."
+                .to_string(),
         );
     }
     sentences.push(format!(

@@ -2,6 +2,7 @@
 
 use super::csv;
 use crate::attack::{StopReason, StopRule};
+use crate::report::read::Predicted;
 use crate::report::record::UNNAMED;
 use crate::report::{Record, Summary};
 
@@ -115,9 +116,31 @@ fn count(number: usize, of: &str) -> String {
     if number == 1 { format!("1 {of}") } else { format!("{number} {of}s") }
 }
 
+/// What the words of a grid's page mean, beyond those of an audit's.
+pub(super) fn of_grids() -> Vec<(String, String)> {
+    explained(&[
+        (
+            "RT, FT, GA, FF, IU, WP",
+            "retraining, fine-tuning, gradient ascent, Fisher forgetting, influence unlearning, weight pruning.",
+        ),
+        (
+            "D_t, D_f, D_r, D_p",
+            "numbers of training, forget, retain and probing images; the retain set is what is trained on but not forgotten.",
+        ),
+        ("N_fc", "the number of forgetting classes."),
+        (
+            "MIA efficacy",
+            "the share of forget images that an attack on confidences takes for images that were not trained on, in percent: the more, the better \
+             they seem to be forgotten.",
+        ),
+        ("Strength", "what a method was calibrated by: its learning rate, or its alpha."),
+        ("Empty R_R, A_R", "what they are relative to is zero."),
+    ])
+}
+
 /// What the page's words and symbols mean.
 pub(super) fn meanings() -> Vec<(String, String)> {
-    [
+    explained(&[
         ("Forget set", "the images that the model is said to have forgotten; their true classes are used for scoring only."),
         ("Probing set", "like images that were not trained on, with known classes, from which the attack learns."),
         ("M_U", "the unlearned model: the one that is audited."),
@@ -128,7 +151,10 @@ pub(super) fn meanings() -> Vec<(String, String)> {
             "M_A and M_U teach each other about the forget images: those on which they agree, and a few on which one is sure (by the setting \
              confidence_threshold) and the other disagrees. Agreement is the share on which both say the same.",
         ),
-        ("Acc_U, Acc_A", "the share of the forget images to which M_U, before the attack, and M_A, after it, give their true class."),
+        (
+            "Acc_U, Acc_A",
+            "the share of the forget images to which M_U, before the attack, and M_A, after it, give their true class.",
+        ),
         ("Acc_U then", "the same of M_U after the attack, in which it is taught as well."),
         ("R_I, R_R", "recovery improvement, Acc_A - Acc_U in points; recovery rate, the same in percent of Acc_U."),
         (
@@ -136,23 +162,26 @@ pub(super) fn meanings() -> Vec<(String, String)> {
             "area recovery: how much the polygon grows whose corners are the accuracies of the forgetting classes, in percent; a_r_geometric, in \
              the tables, takes the polygon's area as it is drawn.",
         ),
-        ("Control", "a model that never saw the forget images. What the same attack reaches on it is no leak of the audited model."),
+        (
+            "Control",
+            "a model that never saw the forget images. What the same attack reaches on it is no leak of the audited model.",
+        ),
         ("Excess", "Acc_A less what the same attack reaches on the control, in points."),
         (
             "95 %",
-            "an interval that holds the true difference 19 times in 20, over the choice of images, by bootstrap; over seeds where it says so.",
+            "an interval that holds the true difference 19 times in 20, over the choice of images (over seeds where it says so): of R_I by Wald's \
+             formula for pairs with Agresti and Min's correction, of the excess by bootstrap.",
         ),
         (
             "p (McNemar)",
             "how often a difference of this size or more would come about by chance, if the attack got the same right on both models.",
         ),
-        (
-            "Silhouette",
-            "how well points of a class keep to themselves, from -1 to 1; 0 is where classes cannot be told apart.",
-        ),
-    ]
-    .map(|(word, meaning)| (word.to_string(), sentence(meaning)))
-    .to_vec()
+        ("Silhouette", "how well points of a class keep to themselves, from -1 to 1; 0 is where classes cannot be told apart."),
+    ])
+}
+
+fn explained(words: &[(&str, &str)]) -> Vec<(String, String)> {
+    words.iter().map(|(word, meaning)| ((*word).to_string(), sentence(meaning))).collect()
 }
 
 /// What nobody should read into the numbers.
@@ -181,16 +210,28 @@ pub(super) fn limits(labelled: bool, seeds: usize) -> Vec<String> {
     limits
 }
 
-/// Said where the attack gets no more right than the model did by itself.
-pub(super) fn no_gain(record: &Record) -> Option<String> {
-    let compared = if record.excess.is_some() {
-        " The comparison with the control says how much of what is there does not come from the probing images."
-    } else {
-        ""
+/// Said where the attack gets no more right in sum than the model did by itself, or hardly more.
+pub(super) fn no_gain(record: &Record) -> Option<&'static str> {
+    if record.r_i? <= 0.0 {
+        return Some("In sum that is no more than the model still knew by itself.");
+    }
+    (record.r_i_low? <= 0.0).then_some("The interval holds zero: by these images alone, a gain in sum is not shown.")
+}
+
+/// What became of the images that the model had lost, and of those that it still knew: sums hide that one makes up for the other.
+pub(super) fn exchanged(images: &[Predicted]) -> Option<String> {
+    let of = |knew: bool, gets: bool| {
+        let known = images.iter().filter_map(|image| Some((image, image.truth?)));
+        known.filter(|(image, truth)| (image.unlearned.class == *truth, image.recovered.class == *truth) == (knew, gets)).count()
     };
-    (record.r_i? <= 0.0).then(|| {
+    let (back, gone) = (of(false, true), of(false, false));
+    let (kept, lost) = (of(true, true), of(true, false));
+    (back + gone + kept + lost > 0).then(|| {
         format!(
-            "That is no more than the model still knew by itself: nothing is shown to have come back that was gone.{compared}"
+            "Of the {} to which the model gave a wrong class, the class of {back} came back; of the {} that it still knew, the attack model gets \
+             {lost} wrong.",
+            count(back + gone, "image"),
+            kept + lost
         )
     })
 }
