@@ -43,6 +43,12 @@ pub fn parse<T: DeserializeOwned + Default>(text: &str, name: impl Display) -> R
         let reason = error.to_string();
         let nearest = nearest_known(&reason);
         let error = match error.location() {
+            // What is read a second time, as a part that has defaults of its own, has lost its place.
+            Some(place) if (place.line(), place.column()) == (1, 1) && unknown(&reason).is_some() => {
+                let tail = " at line 1 column 1";
+                let line = unknown(&reason).and_then(|key| line_of(text, key)).unwrap_or(1);
+                Error::usage(reason.strip_suffix(tail).unwrap_or(&reason)).at(format!("{name}:{line}"))
+            }
             Some(place) => {
                 let tail = format!(" at line {} column {}", place.line(), place.column());
                 let reason = reason.strip_suffix(&tail).unwrap_or(&reason).to_string();
@@ -57,10 +63,15 @@ pub fn parse<T: DeserializeOwned + Default>(text: &str, name: impl Display) -> R
     })
 }
 
+/// The key that an error message is about that nobody knows.
+fn unknown(reason: &str) -> Option<&str> {
+    reason.split_once("unknown field `")?.1.split_once('`').map(|(key, _)| key)
+}
+
 /// Of the keys that an error message about an unknown one lists, the one that is most like it, if any is.
 fn nearest_known(reason: &str) -> Option<String> {
-    let (_, rest) = reason.split_once("unknown field `")?;
-    let (unknown, rest) = rest.split_once('`')?;
+    let unknown = unknown(reason)?;
+    let (_, rest) = reason.split_once(&format!("unknown field `{unknown}`"))?;
     let known = rest.split('`').skip(1).step_by(2);
     let (distance, nearest) = known.map(|key| (distance(unknown, key), key)).min()?;
     (distance <= 2.max(unknown.chars().count() / 3)).then(|| nearest.to_string())

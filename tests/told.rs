@@ -158,7 +158,7 @@ fn errors_name_what_they_are_about() {
         assert!(errors.contains(named), "{errors}");
     };
     let nested = SETTINGS.replace("epochs: 1, batch_size: 16}, mutual", "epoch: 1}, mutual");
-    one_line(scene.audit(&nested, &["--quiet"]), 2, "pretrain: unknown field `epoch`");
+    one_line(scene.audit(&nested, &["--quiet"]), 2, "settings.yaml:1: pretrain: unknown field `epoch`");
     one_line(cmira(&["check", MODEL, "--adapter", "/nowhere.yaml"]), 2, "--suggest > adapter.yaml");
     let (code, _, errors) = scene.audit(SETTINGS, &["--backbone", "resnet9"]);
     assert!(code == 2 && errors.contains("resnet8, vgg5, resnet18, vgg16"), "{errors}");
@@ -173,7 +173,9 @@ fn errors_name_what_they_are_about() {
 fn unusable_files_are_named_up_to_a_point() {
     let scene = Scene::new();
     for number in 0..40 {
-        std::fs::write(scene.probe.join("disc").join(format!("broken{number:02}.png")), b"no picture").unwrap();
+        // Every second one for another reason.
+        let bytes: &[u8] = if number % 2 == 0 { b"no picture" } else { b"\x89PNG\r\n\x1a\ncut" };
+        std::fs::write(scene.probe.join("disc").join(format!("broken{number:02}.png")), bytes).unwrap();
     }
     let (_, _, errors) = scene.audit(SETTINGS, &["--no-control", "--quiet"]);
     let named = errors.lines().filter(|line| line.contains("broken")).count();
@@ -198,4 +200,76 @@ fn progress_is_told_in_words() {
     let (code, said, errors) = scene.audit(SETTINGS, &["--no-control", "--quiet"]);
     assert!(code == 2 && said.is_empty() && errors.contains("exactly what the earlier command was given"), "{errors}");
     assert!(Path::new(&scene.folder.path("out")).exists());
+}
+
+/// Names that changed places make every number wrong, and no number looks it.
+#[test]
+fn exchanged_classes_are_named() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
+    let model = format!("{fixtures}/models/pytorch_ga.onnx");
+    let right = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/adapters/pytorch/adapter.yaml")).unwrap();
+    let folder = Folder::new();
+    let probe = format!("{fixtures}/images/probe");
+    let check = |adapter: &str| {
+        let file = folder.path("adapter.yaml");
+        std::fs::write(&file, adapter).unwrap();
+        let (code, said, errors) = cmira(&["check", &model, "--adapter", text(&file), "--images", &probe]);
+        (code, said.split_whitespace().collect::<Vec<_>>().join(" "), errors)
+    };
+    let (code, said, errors) = check(&right);
+    assert!(code == 0 && !said.contains("exchanged") && said.contains("if the accuracy is what you were told"), "{said}{errors}");
+    // In this file the classes stand in the order of the model's outputs.
+    let wrong = right.replace("spiral", "SQUARE").replace("square", "spiral").replace("SQUARE", "square");
+    assert_ne!(wrong, right);
+    let (code, said, errors) = check(&wrong);
+    assert_eq!(code, 0, "{errors}");
+    let named = ["images of square are mostly taken for spiral", "images of spiral are mostly taken for square"];
+    assert!(named.iter().any(|named| said.contains(named)) && said.contains("but the adapter looks wrong"), "{said}");
+    // An audit says it before anything else.
+    let (file, settings, out) = (folder.path("adapter.yaml"), folder.path("settings.yaml"), folder.path("out"));
+    std::fs::write(&settings, SETTINGS).unwrap();
+    let sets = ["--forget", &format!("{fixtures}/images/forget"), "--probe", &probe];
+    let how = [
+        "--adapter",
+        text(&file),
+        "--settings",
+        text(&settings),
+        "--out",
+        text(&out),
+        "--device",
+        "cpu",
+        "--quiet",
+        "--no-control",
+    ];
+    let (code, said, errors) = cmira(&[&["audit", "--model", &model], &sets[..], &how].concat());
+    assert_eq!(code, 0, "{errors}");
+    assert!(said.contains("the adapter exchanges the names of these classes"), "{said}");
+
+    let (code, _, errors) = check("classes: [checker, crescent]");
+    assert!(code == 2 && errors.contains("has 2 names, and the model 10 outputs"), "{errors}");
+}
+
+#[test]
+fn images_in_both_sets_leave_no_verdict() {
+    let scene = Scene::new();
+    let same = Scene { forget: scene.probe.clone(), ..scene };
+    let (code, _, errors) = same.audit(SETTINGS, &["--quiet", "--no-control"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(same.page().contains("<h2>No verdict: 40 of 40 forget images are in the probing set as well</h2>"));
+    // What differs from the audit that is there is named.
+    let (code, _, errors) = same.audit(&SETTINGS.replace("iterations: 1", "iterations: 2"), &["--quiet", "--no-control"]);
+    assert!(code == 2 && errors.contains("was begun with other settings (give exactly"), "{errors}");
+}
+
+#[test]
+fn a_folder_that_is_no_class_is_one_line() {
+    let scene = Scene::new();
+    std::fs::rename(scene.forget.join("ring"), scene.forget.join("rings")).unwrap();
+    for number in 3..9 {
+        std::fs::copy(scene.forget.join("rings/0000.png"), scene.forget.join(format!("rings/{number:04}.png"))).unwrap();
+    }
+    let (code, _, errors) = scene.audit(SETTINGS, &["--quiet", "--no-control"]);
+    assert_eq!(code, 0, "{errors}");
+    let about: Vec<&str> = errors.lines().filter(|line| line.contains("'rings'")).collect();
+    assert!(about.len() == 1 && about[0].contains("0000.png and 8 more, to 0008.png: "), "{errors}");
 }

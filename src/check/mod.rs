@@ -89,6 +89,15 @@ pub struct OnImages {
     pub chance: f64,
     /// The same of every class that has images, in the model's order.
     pub classes: Vec<OnClass>,
+    /// Pairs of classes whose images are mostly taken for each other.
+    pub exchanged: Vec<(String, String)>,
+}
+
+impl OnImages {
+    /// Whether the adapter looks wrong, if the model should know these images.
+    pub fn is_suspect(&self) -> bool {
+        self.accuracy < 2.0 * self.chance || !self.exchanged.is_empty()
+    }
 }
 
 /// Accuracy on the images of one class. Classes whose order is wrong show here where the mean does not.

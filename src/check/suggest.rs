@@ -17,7 +17,10 @@ pub fn adapter(model: &Model, folders: &[String]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{text}");
     };
-    line("# Made by `cmira check --suggest` from the graph alone. Lines marked \"find out\" are guesses.".to_string());
+    line(
+        "# Made by `cmira check --suggest` from the graph and names of folders. Lines marked \"find out\" are guesses."
+            .to_string(),
+    );
     line(String::new());
     line("# (byte * scale - mean) / std, channel by channel.".to_string());
     line("input:".to_string());

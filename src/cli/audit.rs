@@ -239,7 +239,9 @@ fn audit(args: &Args) -> Result<()> {
             // What the adapter wants repaired was repaired before it was trained.
             let control = open(&path)?;
             let witnessed = Witnessed::of(&path, &control, &images, trained)?;
-            Ok((attacked(&control, verdict::PROBE_ONLY, witnessed)?, made.notes(&model)))
+            let attacked = attacked(&control, verdict::PROBE_ONLY, witnessed)?;
+            let notes = made.notes(&model, attacked.summary.acc_u);
+            Ok((attacked, notes))
         };
         let (other, notes) = match &given {
             Some((_, control)) => (attacked(control, &args.control_method, control_witnessed.unwrap_or_default())?, Vec::new()),
@@ -261,7 +263,7 @@ fn audit(args: &Args) -> Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&finished.summary).map_err(Error::unexpected)?);
     } else {
-        print!("{}", results::text(&finished.summary, &finished.outcome, &args.out));
+        print!("{}", results::text(&finished.summary, &args.out));
         println!("{}", in_one_line(&finished.summary, written.first()));
     }
     Ok(())

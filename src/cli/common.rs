@@ -225,6 +225,14 @@ pub fn expected(model: &Model, adapter: &Adapter, resize: bool) -> Result<Expect
         let error = Error::usage("the file takes images as whole numbers from 0 to 255, and the adapter scales them");
         return Err(error.help("give `input: {scale: 1}` in an adapter file, without mean and std"));
     }
+    if let Some(names) = adapter.classes.as_ref().filter(|names| names.len() != model.classes()) {
+        let error = Error::usage(format!(
+            "`classes` of the adapter has {} names, and the model {} outputs",
+            names.len(),
+            model.classes()
+        ));
+        return Err(error.help("name every class, in the order of the model's outputs"));
+    }
     let [c, h, w] = model.image_shape();
     let number = |d: Option<i64>| d.and_then(|d| usize::try_from(d).ok());
     let size = number(h).zip(number(w));
@@ -271,10 +279,24 @@ pub fn images_naming(
     let bar = reporter.bar(&format!("reading {}", root.display()), "files");
     let set = read_folder(root, &options, &mut |progress| bar.set(progress.done as u64, progress.total as u64))?;
     bar.finish();
-    for problem in set.problems.iter().take(most) {
-        reporter.warn(&format!("{}: {}", problem.path.display(), problem.reason));
+    let mut named = 0;
+    for alike in set.problems.chunk_by(|a, b| (a.path.parent(), &a.reason) == (b.path.parent(), &b.reason)) {
+        match alike {
+            // A folder that is no class has one reason for all that is in it.
+            [first, .., last] if alike.len() > ALIKE && most != usize::MAX => {
+                let (first, last) = (first.path.display(), last.path.file_name().unwrap_or_default().display());
+                reporter.warn(&format!("{first} and {} more, to {last}: {}", alike.len() - 1, alike[0].reason));
+                named += alike.len();
+            }
+            _ => {
+                for problem in alike.iter().take(most.saturating_sub(named)) {
+                    reporter.warn(&format!("{}: {}", problem.path.display(), problem.reason));
+                    named += 1;
+                }
+            }
+        }
     }
-    match (set.problems.len(), set.problems.len().saturating_sub(most)) {
+    match (set.problems.len(), set.problems.len().saturating_sub(named)) {
         (0, _) => {}
         (all, 0) => reporter.warn(&format!("{}: {all} problems, all named above", root.display())),
         (all, more) => {
@@ -288,6 +310,9 @@ pub fn images_naming(
     }
     Ok(set)
 }
+
+/// Files beside each other that are no use for the same reason, which are named one by one.
+const ALIKE: usize = 3;
 
 /// Files of a folder that are named because they are no use.
 const MOST_PROBLEMS: usize = 30;

@@ -159,7 +159,9 @@ impl Bar {
                     started.set(Instant::now());
                     first.set(done);
                 }
-                if last.get().elapsed() >= Duration::from_secs(10) && done > 0 {
+                // A rate over an instant would be none.
+                let seen = started.get().elapsed() >= Duration::from_secs(1);
+                if last.get().elapsed() >= Duration::from_secs(10) && done > 0 && seen {
                     last.set(Instant::now());
                     let took = started.get().elapsed().as_secs_f64().max(1e-9);
                     // What was done before this stage was looked at, by a run that was interrupted, took no time of this one.

@@ -68,6 +68,8 @@ pub struct Outcome {
     pub pretrained: Model,
     /// The audited model's own accuracy on the probing images before the attack, percent.
     pub own_accuracy: Option<f64>,
+    /// Pairs of classes whose probing images the audited model mostly takes for each other.
+    pub exchanged: Vec<(i64, i64)>,
     /// Accuracy of the attack model after stage 1 on the probing images that it was trained on, percent.
     pub learned_accuracy: Option<f64>,
     /// Stage 1's accuracy on held-out probing images, percent, if any were held out.
@@ -189,7 +191,9 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
     let learned_accuracy = probe_accuracy(&pretrained, audit, &probe_labels, &train_rows)?;
     let holdout_accuracy = probe_accuracy(&pretrained, audit, &probe_labels, &held_out)?;
     let everything: Vec<usize> = (0..audit.probe.len()).collect();
-    let own_accuracy = probe_accuracy(audit.model, audit, &probe_labels, &everything)?;
+    let own = predicted(audit.model, audit, &everything)?;
+    let own_accuracy = accuracy::top1(&own, &audit.probe.labels).map(accuracy::Tally::percent);
+    let exchanged = accuracy::exchanged(&own, &audit.probe.labels);
     let largest_spectral_norm = if audit.settings.spectral_norm { Some(largest_norm(&pretrained)?) } else { None };
 
     let mut variants = Vec::new();
@@ -202,6 +206,7 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
         variants,
         pretrained,
         own_accuracy,
+        exchanged,
         learned_accuracy,
         holdout_accuracy,
         largest_spectral_norm,
@@ -261,8 +266,17 @@ fn identity(audit: &Audit) -> Result<String> {
     let adapter = serde_json::to_string(audit.adapter).map_err(Error::unexpected)?;
     // Device and threads change the last bits, so what was begun with some is not mixed with others.
     let compute = audit.model.computing().name();
-    let inputs = [audit.model.sha256(), &audit.forget.sha256, &audit.probe.sha256, &settings, &adapter, &compute];
-    Ok(format!("{}\n", files::digest(&[inputs.as_slice(), &[env!("CARGO_PKG_VERSION")]].concat())))
+    // Line by line, so that it can be said what differs.
+    let parts = [
+        ("model", audit.model.sha256()),
+        ("forget images", &audit.forget.sha256),
+        ("probing images", &audit.probe.sha256),
+        ("settings", &files::digest(&[&settings])),
+        ("adapter", &files::digest(&[&adapter])),
+        ("device or threads", &compute),
+        ("version of cmira", env!("CARGO_PKG_VERSION")),
+    ];
+    Ok(parts.map(|(name, value)| format!("{name}: {value}\n")).concat())
 }
 
 /// Accuracy of a model on some of the probing images, percent; empty for none.
@@ -270,11 +284,15 @@ fn probe_accuracy(model: &Model, audit: &Audit, labels: &[i64], rows: &[usize]) 
     if rows.is_empty() {
         return Ok(None);
     }
+    let truth: Vec<Option<i64>> = rows.iter().map(|&r| Some(labels[r])).collect();
+    Ok(accuracy::top1(&predicted(model, audit, rows)?, &truth).map(|a| a.percent()))
+}
+
+/// What a model says of some of the probing images.
+fn predicted(model: &Model, audit: &Audit, rows: &[usize]) -> Result<Vec<i64>> {
     let images = Batches::new(&audit.probe.subset(rows)?, audit.adapter, audit.device)?;
     let logits = train::evaluate::logits(model, &images, 500)?;
-    let predicted = crate::tensor::to_i64s(&logits.f_argmax(-1, false)?)?;
-    let truth: Vec<Option<i64>> = rows.iter().map(|&r| Some(labels[r])).collect();
-    Ok(accuracy::top1(&predicted, &truth).map(|a| a.percent()))
+    crate::tensor::to_i64s(&logits.f_argmax(-1, false)?)
 }
 
 fn largest_norm(model: &Model) -> Result<f64> {

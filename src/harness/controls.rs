@@ -51,10 +51,16 @@ pub struct ProbeOnly {
 const COLOURS: i64 = 3;
 
 impl ProbeOnly {
-    /// What a reader should know of it.
-    pub fn notes(&self, audited: &Model) -> Vec<String> {
+    /// What a reader should know of it; `on_forget` is its accuracy on the forget images before the attack, percent.
+    pub fn notes(&self, audited: &Model, on_forget: Option<f64>) -> Vec<String> {
+        let forget = on_forget.map_or_else(String::new, |accuracy| {
+            format!(
+                ", and {accuracy:.2} % of the forget images, before it is attacked: what a model that was trained on more would get of these without \
+                 having seen them is not known"
+            )
+        });
         let mut notes = vec![format!(
-            "the control, the audited network trained on the probing images alone, gets {:.2} % of these right",
+            "the control, the audited network trained on the probing images alone, gets {:.2} % of the images right that it was trained on{forget}",
             self.probe_accuracy
         )];
         // Numbers by which images or colours are scaled were not learned.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::attack::{AttackSettings, Course, Iteration, Variant};
+use crate::attack::{AttackSettings, Course, Iteration, StopReason, Variant};
 use crate::check::Parity;
 use crate::data::{ImageSet, Problem};
 use crate::error::{Error, Result, readable};
@@ -114,10 +114,12 @@ pub fn write(audit: &Audit, outcome: &Outcome, described: &Described, seconds: f
             .cloned()
             // What a grid makes itself needs no adapter.
             .chain(lost(outcome.own_accuracy, audit.model.classes()).filter(|_| audit.identity.is_none()))
+            .chain(exchanged(audit, &outcome.exchanged).filter(|_| audit.identity.is_none()))
             .chain(audit.model.report().notes.iter().filter(|_| audit.identity.is_none()).cloned())
             .chain(no_features)
             .chain(weak(outcome.learned_accuracy))
             .chain((main.variant != Variant::P && audit.settings.iterations == 0).then(|| NOT_TAUGHT.to_string()))
+            .chain(still_gaining(main).then(|| STILL_GAINING.to_string()))
             .chain(starved(audit.settings, main.variant, audit.forget.len(), &main.course))
             .collect(),
         thumbnails,
@@ -137,6 +139,30 @@ fn lost(accuracy: Option<f64>, classes: usize) -> Option<String> {
              adapter is wrong (the order of the classes, mean and std, or the order of the colours), and so is every number here"
         )
     })
+}
+
+/// Says so when the audited model takes classes for each other.
+fn exchanged(audit: &Audit, pairs: &[(i64, i64)]) -> Option<String> {
+    let named = pairs.iter().map(|(a, b)| format!("'{}' for '{}'", class_name(audit, *a), class_name(audit, *b)));
+    let named: Vec<String> = named.collect();
+    (!named.is_empty()).then(|| {
+        format!(
+            "the audited model mostly takes probing images of {}, and the other way round: unless it was made to, the adapter exchanges the names of \
+             these classes, and every number here is wrong",
+            named.join(", of ")
+        )
+    })
+}
+
+/// Said where the settings ended an attack that was still gaining.
+const STILL_GAINING: &str = "the settings ended the attack while the models still came to agree on more images than ever: more iterations may \
+                             recover more";
+
+/// Whether the last iteration was the best by what is watched without labels.
+fn still_gaining(variant: &VariantOutcome) -> bool {
+    let lines = &variant.course.iterations;
+    let Some((last, earlier)) = lines.split_last().filter(|(last, _)| last.iteration > 0) else { return false };
+    variant.stop == StopReason::Iterations && earlier.iter().all(|line| line.agreement_rate < last.agreement_rate)
 }
 
 /// What an attack model gets right of the images that it was trained on, percent, below which it has learned little.
@@ -330,13 +356,8 @@ fn export(model: &Model, audit: &Audit, provenance: &Provenance, name: &str) -> 
     files::make_private(&path)
 }
 
-/// A number of things in words.
-fn counted(number: usize, of: &str) -> String {
-    if number == 1 { format!("1 {of}") } else { format!("{number} {of}s") }
-}
-
 /// The recovery table and the list of files, for a terminal of 100 columns.
-pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
+pub fn text(summary: &Summary, results: &Path) -> String {
     use std::fmt::Write;
     let percent = |value: Option<f64>| value.map_or_else(|| "-".to_string(), |v| format!("{v:.2}"));
     let mut out = String::new();
@@ -363,8 +384,12 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
             line(format!("R_I is between {low:+.2} and {high:+.2} points (95 %, over {} images)", r.n_scored));
         }
     }
-    for verdict in &summary.verdicts {
-        line(format!("verdict: {verdict}"));
+    line(
+        "Acc_U, Acc_A: percent of the forget images right by M_U before the attack, by M_A after it; Acc_U then: by M_U after it"
+            .to_string(),
+    );
+    for (place, verdict) in summary.verdicts.iter().enumerate() {
+        line(format!("{}: {verdict}", if place == 0 { "verdict" } else { "besides" }));
     }
     if summary.acc_u.is_none() {
         line("the forget images have no labels: accuracies stay empty; predictions.csv holds what was recovered".to_string());
@@ -372,13 +397,7 @@ pub fn text(summary: &Summary, outcome: &Outcome, results: &Path) -> String {
     for note in &summary.notes {
         line(format!("note: {note}"));
     }
-    let last = outcome.variants.last();
-    line(format!(
-        "ended after {} ({}) in {:.0} s",
-        counted(summary.iterations, "iteration"),
-        last.map_or(String::new(), |v| v.stop.to_string()),
-        summary.seconds
-    ));
+    line(format!("ended after {}; {:.0} s in all", summary.ended(), summary.seconds));
     line(format!("written to {}: report.html figures run.json table1.csv table2.csv table3.csv results.csv", results.display()));
     line("predictions.csv iterations.csv left_out.csv recovered.onnx unlearned_after.onnx".to_string());
     out

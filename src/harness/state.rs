@@ -23,6 +23,15 @@ pub struct Store {
     _lock: File,
 }
 
+/// What two audits do not have in common, in words.
+fn other(found: &str, identity: &str) -> String {
+    let differs = |line: &&str| !found.lines().any(|known| known == *line);
+    let names = identity.lines().filter(differs).filter_map(|line| line.split_once(": ")).map(|(name, _)| name);
+    let names: Vec<&str> = names.collect();
+    // A grid's step has one hash for all.
+    if names.is_empty() { "other inputs".to_string() } else { format!("other {}", names.join(", ")) }
+}
+
 /// The file of the time that the audit has taken.
 const TIME: &str = "seconds.txt";
 
@@ -75,10 +84,8 @@ impl Store {
         let file = folder.join("identity.txt");
         match std::fs::read_to_string(&file) {
             Ok(found) if found == identity => {}
-            Ok(_) => {
-                let error = Error::usage(
-                    "this folder holds an audit with other settings, another model, other images, another device or other threads",
-                );
+            Ok(found) => {
+                let error = Error::usage(format!("this folder holds an audit that was begun with {}", other(&found, identity)));
                 let help = "give exactly what the earlier command was given to go on with it, or choose another --out";
                 return Err(error.at(results.display()).help(help));
             }

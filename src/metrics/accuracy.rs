@@ -46,9 +46,42 @@ pub fn by_class(predicted: &[i64], truth: &[Option<i64>]) -> Vec<(i64, Tally)> {
     tallies.into_iter().collect()
 }
 
+/// Images of a class below which nothing is said of it.
+const FEW: usize = 4;
+
+/// Pairs of classes whose images are taken for each other more than for anything else, and hardly for their own: more often than not, their
+/// names changed places.
+pub fn exchanged(predicted: &[i64], truth: &[Option<i64>]) -> Vec<(i64, i64)> {
+    let mut taken = std::collections::BTreeMap::<i64, (usize, std::collections::BTreeMap<i64, usize>)>::new();
+    for (predicted, truth) in predicted.iter().zip(truth) {
+        if let Some(truth) = truth {
+            let (images, by_class) = taken.entry(*truth).or_default();
+            *images += 1;
+            *by_class.entry(*predicted).or_default() += 1;
+        }
+    }
+    let mostly = |class: &i64| {
+        let (images, by_class) = taken.get(class)?;
+        let (most, count) = by_class.iter().max_by_key(|(_, count)| **count)?;
+        let own = by_class.get(class).copied().unwrap_or(0);
+        (*images >= FEW && 2 * own < *count).then_some(*most)
+    };
+    let pairs = taken.keys().filter_map(|class| Some((*class, mostly(class)?)));
+    pairs.filter(|(class, other)| class < other && mostly(other) == Some(*class)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_changed_places_are_seen() {
+        let truth: Vec<Option<i64>> = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3].map(Some).to_vec();
+        assert_eq!(exchanged(&[1, 1, 1, 0, 0, 0, 0, 2, 2, 2, 2, 1, 0], &truth), [(0, 1)]);
+        // One of them alone is taken for the other, or hardly more than half is not.
+        assert_eq!(exchanged(&[1, 1, 1, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3], &truth), []);
+        assert_eq!(exchanged(&[1, 1, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 3], &truth), []);
+    }
 
     #[test]
     fn unknown_truth_does_not_count() {

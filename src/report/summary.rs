@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Provenance, Record};
-use crate::attack::AttackSettings;
+use crate::attack::{AttackSettings, StopReason, StopRule};
 use crate::check::Parity;
 use crate::data::Adapter;
 use crate::error::{Error, Result};
@@ -144,6 +144,24 @@ pub struct KeptFeatures {
 }
 
 impl Summary {
+    /// When the attack ended, and why, in words.
+    pub fn ended(&self) -> String {
+        let count = |number: usize| if number == 1 { "1 iteration".to_string() } else { format!("{number} iterations") };
+        let why = match StopReason::named(&self.stop_reason) {
+            Some(StopReason::Patience) => {
+                let watched = match self.settings.stop {
+                    StopRule::Agreement => "the agreement of both models",
+                    StopRule::Oracle => "the accuracy of the attack model",
+                };
+                format!(", because {watched} had not grown for {}", count(self.settings.patience))
+            }
+            Some(StopReason::Iterations) => ", because the settings allow no more".to_string(),
+            Some(StopReason::NoMutualStage) => ", because this variant of the attack has none".to_string(),
+            None => String::new(),
+        };
+        format!("{}{why}", count(self.iterations))
+    }
+
     /// Reads it from the folder of an audit.
     ///
     /// # Errors

@@ -9,6 +9,9 @@ pub const PROBE_ONLY: &str = "probe-only";
 /// What tables call an attack model that taught itself.
 pub const SELF_TRAINING: &str = "self-training";
 
+/// What a verdict begins with that a control of the probing images alone allows: an upper bound of what leaks.
+pub const BEYOND_PROBING: &str = "more comes back than the probing images alone explain";
+
 /// The p above which a difference is not called one.
 const LEVEL: f64 = 0.05;
 
@@ -54,6 +57,7 @@ pub fn begins(excess: (f64, f64), p: f64, control: &str) -> &'static str {
 fn found(more: bool, less: bool, control: &str) -> &'static str {
     // The attack model that teaches itself is no other model from which something could come back.
     match (more, less, control == SELF_TRAINING) {
+        (true, _, false) if control == PROBE_ONLY => BEYOND_PROBING,
         (true, _, false) => "more comes back than from the control",
         (_, true, false) => "less comes back than from the control",
         (_, _, false) => "no difference from the control is shown",
@@ -68,7 +72,7 @@ fn described(control: &str) -> String {
     match control {
         PROBE_ONLY => {
             "the same attack on a model that knows the probing images alone. What the audited model learned from images that it may keep \
-             counts as excess too: a model retrained without the forget images is the stricter control"
+             counts as excess too, so that this is an upper bound of a leak: a model retrained without the forget images is the stricter control"
                 .to_string()
         }
         SELF_TRAINING => "the attack model teaching itself, without the audited model".to_string(),

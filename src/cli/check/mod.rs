@@ -162,11 +162,14 @@ fn accuracy_on(model: &Model, set: &ImageSet, classes: Option<&[String]>, adapte
         let name = usize::try_from(class).ok().and_then(|place| classes.get(place)).cloned().unwrap_or_default();
         OnClass { class: name, images: tally.total, accuracy: tally.percent() }
     };
+    let name = |class: i64| usize::try_from(class).ok().and_then(|place| classes.get(place)).cloned().unwrap_or_default();
+    let exchanged = accuracy::exchanged(&predicted, &truth).into_iter().map(|(a, b)| (name(a), name(b))).collect();
     let by_class = accuracy::by_class(&predicted, &truth).into_iter().map(on_class).collect();
     Ok(accuracy::top1(&predicted, &truth).map(|tally| OnImages {
         images: tally.total,
         accuracy: tally.percent(),
         chance: 100.0 / classes.len() as f64,
         classes: by_class,
+        exchanged,
     }))
 }

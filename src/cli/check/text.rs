@@ -91,12 +91,17 @@ pub fn summary(check: &Check) -> String {
     if let Some(parity) = &check.images {
         line(format!("on images:  {parity}, {} images", parity.images));
     }
-    if let Some(check::OnImages { images, accuracy, chance, classes }) = &check.accuracy {
+    if let Some(check::OnImages { images, accuracy, chance, classes, exchanged }) = &check.accuracy {
         line(format!("accuracy:   {accuracy:.2} % of {images} labelled images (guessing gets {chance:.2} %)"));
         if *accuracy < 2.0 * chance {
             line("            if it should know them, the adapter is wrong: classes, mean, std, or colours".to_string());
-        } else {
+        } else if exchanged.is_empty() {
             line("            is that what you were told? if not, look at classes, mean, std and colours".to_string());
+        }
+        for (a, b) in exchanged {
+            line(format!(
+                "            images of {a} are mostly taken for {b}, and the other way round: were the names exchanged?"
+            ));
         }
         // An order of classes that is wrong in two places shows in these two alone.
         let mut lowest: Vec<&check::OnClass> = classes.iter().collect();
@@ -126,7 +131,12 @@ pub fn summary(check: &Check) -> String {
         Some(ErrorKind::Disagree) => "cannot be believed",
         Some(_) => "cannot be used",
     };
-    line(format!("verdict:    this import {verdict}"));
+    let adapter = match &check.accuracy {
+        Some(found) if found.is_suspect() => ", but the adapter looks wrong",
+        Some(_) => ", if the accuracy is what you were told",
+        None => "",
+    };
+    line(format!("verdict:    this import {verdict}{adapter}"));
     out
 }
 

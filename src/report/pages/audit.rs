@@ -205,7 +205,7 @@ impl Audit<'_> {
                 id: "recovery",
                 title: "What came back",
                 figures: others,
-                tables: vec![self.variants(), self.classes(record), self.confidences()],
+                tables: vec![self.variants(), self.classes(record), self.confidences(), self.said()],
                 ..Section::default()
             },
             Section {
@@ -233,8 +233,8 @@ impl Audit<'_> {
             title: "Audit of an unlearned model",
             subtitle: words::subject(&summary.model_file, record),
             verdict: self.verdict(record),
-            cards: cards(record),
-            notes: summary.notes.iter().map(|note| words::sentence(note)).collect(),
+            cards: cards(record, self.after_stage_one()),
+            notes: summary.notes.iter().map(|note| words::sentence(note)).chain([SEEDS.to_string()]).collect(),
             sections,
             reproduce: self.reproduce(),
             limits: words::limits(self.labelled(), 1),
@@ -248,7 +248,7 @@ impl Audit<'_> {
             Some(verdict) => {
                 let (headline, tone) = words::headline(verdict);
                 // Both are true, and either alone would mislead.
-                let also = if tone == "more" && record.r_i.is_some_and(|gain| gain <= 0.0) {
+                let also = if ["more", "some"].contains(&tone) && record.r_i.is_some_and(|gain| gain <= 0.0) {
                     ", but in sum no more than the model still knew"
                 } else {
                     ""
@@ -258,10 +258,15 @@ impl Audit<'_> {
             None if !self.labelled() => ("No verdict: the true classes of the forget images are not known".to_string(), "open"),
             None => ("No verdict: there is no control to compare with".to_string(), "open"),
         };
+        let (headline, tone) = match words::unreliable(&self.summary, record) {
+            Some(why) => (why, "open"),
+            None => (headline, tone),
+        };
         let mut sentences: Vec<String> = words::effect(record).into_iter().collect();
         sentences.extend(words::no_gain(record).map(ToString::to_string));
         sentences.extend(words::exchanged(&self.images));
-        sentences.extend(self.summary.verdicts.iter().map(|verdict| words::sentence(verdict)));
+        sentences.extend(self.summary.verdicts.first().map(|verdict| words::sentence(verdict)));
+        sentences.extend(self.summary.verdicts.iter().skip(1).map(|verdict| format!("Besides: {}", words::sentence(verdict))));
         if !self.labelled() {
             sentences.push(format!(
                 "In the end both models agree on {:.1} % of the forget images; what they say of each is in predictions.csv.",
@@ -313,13 +318,27 @@ impl Audit<'_> {
         Table::new("classes", "By forgetting class", &about, &["class", "images", "Acc_U", "Acc_A", "R_I"], rows.collect())
     }
 
+    /// Where no class is known: how often each model says each class.
+    fn said(&self) -> Table {
+        let count = |said: fn(&Predicted) -> Said, class: usize| {
+            Cell::count(self.images.iter().filter(|image| said(image).class == class).count())
+        };
+        let row = |(class, name): (usize, &String)| {
+            vec![Cell::text(name), count(|image| image.unlearned, class), count(|image| image.recovered, class)]
+        };
+        let rows = if self.labelled() { Vec::new() } else { self.summary.classes.iter().enumerate().map(row).collect() };
+        let about = "How many of the forget images a model takes for each class.";
+        Table::new("said", "What the models say", about, &["class", "M_U before", "M_A after"], rows)
+    }
+
     fn predictions(&self) -> Table {
         let chosen = spread(self.images.len(), MOST_ROWS);
         let row = |image: &Predicted| {
             let truth = image.truth;
             let came = match truth {
                 None => "",
-                Some(truth) if image.unlearned.class == truth => "was never gone",
+                Some(truth) if image.unlearned.class == truth && image.recovered.class == truth => "was never gone",
+                Some(truth) if image.unlearned.class == truth => "lost by the attack",
                 Some(truth) if image.recovered.class == truth => "came back",
                 Some(_) => "did not come back",
             };
@@ -405,7 +424,7 @@ impl Audit<'_> {
             .collect::<Vec<String>>()
             .join("; "),
         );
-        add("Ended after", words::ended(summary));
+        add("Ended after", summary.ended());
         facts
     }
 
@@ -473,8 +492,17 @@ pub(super) fn map_of(folder: &Path, summary: &Summary, progress: &(dyn Fn(usize,
     figures::map(&laid, &forgetting, known)
 }
 
-fn cards(record: &Record) -> Vec<Card> {
+/// Stands below the notes of every audit: an interval over images looks like all there is to be unsure of.
+const SEEDS: &str = "Another seed of the attack gives other numbers, often by more than these intervals: try some (--seed, with an --out of \
+                     its own), or use a grid.";
+
+fn cards(record: &Record, after_stage_one: Option<f64>) -> Vec<Card> {
     let mut cards = vec![
+        Card {
+            name: "Stage 1",
+            value: percent(after_stage_one),
+            about: "of the forget images right by the probing images alone".to_string(),
+        },
         Card { name: "Acc_U", value: percent(record.acc_u), about: "of the forget images right before the attack".to_string() },
         Card { name: "Acc_A", value: percent(record.acc_a_last), about: "of them right after the attack".to_string() },
         Card {
@@ -495,6 +523,14 @@ fn cards(record: &Record) -> Vec<Card> {
             about: format!("points over the control{}{p}", words::interval(record.excess_low, record.excess_high)),
         });
     }
+    cards.push(Card {
+        name: "Acc_U then",
+        value: percent(record.acc_u_after),
+        about: match record.excess_u {
+            Some(_) => format!("right by the model itself after the attack; {} points over the control", points(record.excess_u)),
+            None => "right by the model itself after the attack".to_string(),
+        },
+    });
     cards.retain(|card| card.value != "-");
     cards
 }

@@ -11,8 +11,8 @@ use askama::Template;
 use base64::Engine;
 use sha2::{Digest, Sha256};
 
-use super::csv;
 use super::figures::Figure;
+use super::{csv, verdict};
 use crate::error::{Error, Result};
 use crate::files;
 

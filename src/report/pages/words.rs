@@ -1,7 +1,6 @@
 //! What pages say in words, in one place.
 
-use super::csv;
-use crate::attack::{StopReason, StopRule};
+use super::{csv, verdict};
 use crate::report::read::Predicted;
 use crate::report::record::UNNAMED;
 use crate::report::{Record, Summary};
@@ -36,11 +35,27 @@ pub(super) fn headline(verdict: &str) -> (String, &'static str) {
     let mut letters = head.chars();
     let headline = letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect());
     let tone = match head {
+        // As long as nothing rules out that other images taught it.
+        verdict::BEYOND_PROBING => "some",
         head if head.starts_with("more") => "more",
         head if head.starts_with("less") => "less",
         _ => "none",
     };
     (headline, tone)
+}
+
+/// Why no headline can be relied on, where that is so.
+pub(super) fn unreliable(summary: &Summary, record: &Record) -> Option<String> {
+    if 2 * summary.shared_images > record.n_forget {
+        return Some(format!(
+            "No verdict: {} of {} forget images are in the probing set as well",
+            summary.shared_images, record.n_forget
+        ));
+    }
+    let chance = 100.0 / summary.classes.len().max(1) as f64;
+    // Of an imported model; what a grid makes itself needs no adapter.
+    let lost = !summary.model_file.is_empty() && summary.probe_accuracy? < 2.0 * chance;
+    lost.then(|| "No verdict before the adapter is looked at: the model hardly knows the probing images".to_string())
 }
 
 /// A sentence with a capital letter and a full stop.
@@ -93,23 +108,6 @@ fn said(record: &Record) -> [Option<&str>; 3] {
     let given = [&record.dataset, &record.backbone, &record.method].map(String::as_str);
     let mut unnamed = UNNAMED.into_iter();
     given.map(|name| Some(name).filter(|name| unnamed.next() != Some(*name)))
-}
-
-/// When an attack ended, and why.
-pub(super) fn ended(summary: &Summary) -> String {
-    let why = match StopReason::named(&summary.stop_reason) {
-        Some(StopReason::Patience) => {
-            let watched = match summary.settings.stop {
-                StopRule::Agreement => "the agreement of both models",
-                StopRule::Oracle => "the accuracy of the attack model",
-            };
-            format!(", because {watched} had not grown for {}", count(summary.settings.patience, "iteration"))
-        }
-        Some(StopReason::Iterations) => ", because the settings allow no more".to_string(),
-        Some(StopReason::NoMutualStage) => ", because this variant of the attack has none".to_string(),
-        None => String::new(),
-    };
-    format!("{}{why}", count(summary.iterations, "iteration"))
 }
 
 fn count(number: usize, of: &str) -> String {
