@@ -64,13 +64,13 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let [forget, probe] = ["forget", "probe"].map(|name| images.join(name).display().to_string());
     let audit = ["audit", "--model", &fixture, "--adapter", &adapter, "--forget", &forget, "--probe", &probe];
     maps.audit("fixture", &[&audit[..], &["--settings", "settings.yaml"]].concat())?;
-    found.push(("the demonstration's model; 40 probing images a class".to_string(), maps.read("fixture")?));
+    found.push(("the demonstration's model, attacked until the attack ended (the demonstration ends it after 12 iterations); 40 probing images a class".to_string(), maps.read("fixture")?));
 
     let mut page = Page::new("Maps of features", "cargo xtask measure-maps");
     page.line(
         "Networks trained on drawn images of ten classes, which unlearned half of the images of five classes by gradient ascent (5 epochs); \
          attacked by the settings of `cargo xtask demo`, until the attack ended by itself. Mean silhouette of the forget images by their true \
-         classes, from -1 to 1; scikit-learn gives the same for the same features.\n",
+         classes, from -1 to 1; scikit-learn gives the same for the same features. One seed each: differences of a few hundredths say little.\n",
     );
     for (title, place) in [("In the features of the last layer", 0), ("On the t-SNE map of them", 1)] {
         page.line(&format!("{title}:\n"));
