@@ -305,6 +305,13 @@ fn damaged_results_are_named() {
         *run["records"].as_array_mut().unwrap().last_mut().unwrap().get_mut(key).unwrap() = value;
         write("run.json", run.to_string().as_bytes());
     };
+    refused(&|| other("acc_u_after", 99.0.into()), "other accuracies than run.json");
+    let silenced = || {
+        let mut run: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
+        run["verdicts"] = serde_json::json!([]);
+        write("run.json", run.to_string().as_bytes());
+    };
+    refused(&silenced, "no verdict on it");
     refused(&|| other("acc_a_last", 99.0.into()), "other accuracies than run.json");
     refused(&|| other("r_i", 1.0.into()), "another R_I than its accuracies give");
     let contrary = || {

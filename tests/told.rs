@@ -62,6 +62,7 @@ fn an_attack_model_that_learned_little_and_was_never_taught_is_told_of() {
     assert!(said.iter().any(|note| note.contains(&format!("only {learned:.1} % of the probing images"))), "{said:?}");
     assert!(said.iter().any(|note| note.contains("allow no iterations")), "{said:?}");
     let page = scene.page();
+    assert!(page.contains("No control was run"));
     assert!(page.contains(&format!("{learned:.2} % of the probing images that it was trained on")));
     assert!(page.contains("0 iterations, because the settings allow no more"));
     // Nobody named the model, the data or the method.
@@ -218,6 +219,11 @@ fn exchanged_classes_are_named() {
     };
     let (code, said, errors) = check(&right);
     assert!(code == 0 && !said.contains("exchanged") && said.contains("if the accuracy is what you were told"), "{said}{errors}");
+    // Where the model knows too little of two classes for that, it is asked about them.
+    let wrong = right.replace("checker, crescent", "crescent, checker");
+    assert_ne!(wrong, right);
+    let said = check(&wrong).1;
+    assert!(said.contains("were they forgotten, or their names exchanged?"), "{said}");
     // In this file the classes stand in the order of the model's outputs.
     let wrong = right.replace("spiral", "SQUARE").replace("square", "spiral").replace("SQUARE", "square");
     assert_ne!(wrong, right);

@@ -39,7 +39,8 @@ pub fn predictions(folder: &Path, record: &Record, images: &[Predicted]) -> Resu
     };
     // Self-training has no model that it attacks, and so no accuracy of one.
     let unlearned = record.acc_u.is_none() || equal(record.acc_u, accuracy(|image| image.unlearned.class));
-    if unlearned && equal(record.acc_a_last, accuracy(|image| image.recovered.class)) {
+    let after = record.acc_u_after.is_none() || equal(record.acc_u_after, accuracy(|image| image.unlearned_after.class));
+    if unlearned && after && equal(record.acc_a_last, accuracy(|image| image.recovered.class)) {
         Ok(())
     } else {
         contradicts(folder, FILE, "gives other accuracies than run.json has")
@@ -83,6 +84,7 @@ pub fn verdict(folder: &Path, record: &Record, said: Option<&String>) -> Result<
         (Some(said), Some(expected)) if !said.starts_with(expected) => {
             contradicts(folder, FILE, "has a verdict that its numbers do not give")
         }
+        (None, Some(_)) => contradicts(folder, FILE, "has an excess over a control and no verdict on it"),
         _ => Ok(()),
     }
 }

@@ -103,6 +103,13 @@ pub fn summary(check: &Check) -> String {
                 "            images of {a} are mostly taken for {b}, and the other way round: were the names exchanged?"
             ));
         }
+        let hardly: Vec<&str> = classes.iter().filter(|one| one.accuracy < chance / 2.0).map(|one| one.class.as_str()).collect();
+        if exchanged.is_empty() && *accuracy >= 2.0 * chance && (2..=MOST_CLASSES).contains(&hardly.len()) {
+            line(format!(
+                "            hardly an image of {} is right: were they forgotten, or their names exchanged?",
+                hardly.join(", ")
+            ));
+        }
         // An order of classes that is wrong in two places shows in these two alone.
         let mut lowest: Vec<&check::OnClass> = classes.iter().collect();
         lowest.sort_by(|a, b| a.accuracy.total_cmp(&b.accuracy));

@@ -247,6 +247,9 @@ impl Audit<'_> {
         sentences.extend(words::exchanged(&self.images));
         sentences.extend(self.summary.verdicts.first().map(|verdict| words::sentence(verdict)));
         sentences.extend(self.summary.verdicts.iter().skip(1).map(|verdict| format!("Besides: {}", words::sentence(verdict))));
+        if self.labelled() && self.summary.control.is_none() {
+            sentences.push("No control was run, so that nothing can be said of a leak.".to_string());
+        }
         if !self.labelled() {
             sentences.push(format!(
                 "In the end both models agree on {:.1} % of the forget images; what they say of each is in predictions.csv.",

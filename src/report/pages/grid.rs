@@ -277,8 +277,8 @@ impl Grid<'_> {
         };
         let mut cards = Vec::new();
         for (name, found, shown) in [
-            ("Largest R_I", most(|record| record.r_i), points as fn(Option<f64>) -> String),
-            ("Largest excess", most(|record| record.excess), points),
+            ("Largest R_I (RT left out)", most(|record| record.r_i), points as fn(Option<f64>) -> String),
+            ("Largest excess (RT left out)", most(|record| record.excess), points),
         ] {
             cards.extend(found.map(|(record, value, as_large)| Card {
                 name,
