@@ -80,6 +80,11 @@ pub fn make_private(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The folder from which relative paths are taken; nothing where the system does not say.
+pub fn working_directory() -> String {
+    std::env::current_dir().map(|folder| folder.display().to_string()).unwrap_or_default()
+}
+
 /// SHA-256 in hexadecimal of several texts, told apart however they are cut.
 pub fn digest(parts: &[&str]) -> String {
     let mut hash = Sha256::new();

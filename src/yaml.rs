@@ -46,7 +46,10 @@ pub fn parse<T: DeserializeOwned + Default>(text: &str, name: impl Display) -> R
             // What is read a second time, as a part that has defaults of its own, has lost its place.
             Some(place) if (place.line(), place.column()) == (1, 1) && unknown(&reason).is_some() => {
                 let tail = " at line 1 column 1";
-                let line = unknown(&reason).and_then(|key| line_of(text, key)).unwrap_or(1);
+                // Below the part's own key, if the message begins with it: elsewhere the unknown key may be a known one.
+                let before = reason.split_once(": unknown field").and_then(|(part, _)| line_of(text, part)).unwrap_or(1) - 1;
+                let below: String = text.lines().skip(before).map(|line| format!("{line}\n")).collect();
+                let line = before + unknown(&reason).and_then(|key| line_of(&below, key)).unwrap_or(1);
                 Error::usage(reason.strip_suffix(tail).unwrap_or(&reason)).at(format!("{name}:{line}"))
             }
             Some(place) => {

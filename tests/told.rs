@@ -160,6 +160,9 @@ fn errors_name_what_they_are_about() {
     };
     let nested = SETTINGS.replace("epochs: 1, batch_size: 16}, mutual", "epoch: 1}, mutual");
     one_line(scene.audit(&nested, &["--quiet"]), 2, "settings.yaml:1: pretrain: unknown field `epoch`");
+    // On its line, whatever the same word means elsewhere.
+    let below = "iterations: 1\npatience: 5\nmutual:\n  epochs: 1\n  patience: 3\n";
+    one_line(scene.audit(below, &["--quiet"]), 2, "settings.yaml:5: mutual: unknown field `patience`");
     one_line(cmira(&["check", MODEL, "--adapter", "/nowhere.yaml"]), 2, "--suggest > adapter.yaml");
     let (code, _, errors) = scene.audit(SETTINGS, &["--backbone", "resnet9"]);
     assert!(code == 2 && errors.contains("resnet8, vgg5, resnet18, vgg16"), "{errors}");

@@ -148,7 +148,7 @@ fn audit(args: &Args) -> Result<()> {
     let with_self = [plain, &[Variant::PA]].concat();
     let keep = Keep { features: args.features, pictures: if args.no_pictures { 0 } else { MOST_PICTURES } };
     let command = common::command_line();
-    let working_directory = std::env::current_dir().map(|folder| folder.display().to_string()).unwrap_or_default();
+    let working_directory = files::working_directory();
     let of = |model, variants, results, stage_one_of| Audit {
         model,
         forget: &forget,

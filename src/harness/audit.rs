@@ -201,7 +201,6 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
         variants.push(one_variant(audit, &store, variant, &pretrained, &evidence, score, report, stop)?);
     }
     let shared_images = shared_images(audit.forget, audit.probe)?;
-    let seconds = store.keep_time()?;
     Ok(Outcome {
         variants,
         pretrained,
@@ -211,7 +210,7 @@ pub fn run(audit: &Audit, report: &mut dyn FnMut(&Progress), stop: &AtomicBool) 
         holdout_accuracy,
         largest_spectral_norm,
         shared_images,
-        seconds,
+        seconds: store.seconds(),
     })
 }
 

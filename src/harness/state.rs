@@ -98,11 +98,13 @@ impl Store {
         Ok(Store { folder, opened: Instant::now(), earlier, _lock: lock })
     }
 
-    /// Stores how long the audit has taken in all its runs so far, and gives it, in seconds.
-    pub fn keep_time(&self) -> Result<f64> {
-        let seconds = self.earlier + self.opened.elapsed().as_secs_f64();
-        files::write(&self.folder.join(TIME), format!("{seconds:.1}\n").as_bytes())?;
-        Ok(seconds)
+    /// How long the audit has taken in all its runs so far, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.earlier + self.opened.elapsed().as_secs_f64()
+    }
+
+    fn keep_time(&self) -> Result<()> {
+        files::write(&self.folder.join(TIME), format!("{:.1}\n", self.seconds()).as_bytes())
     }
 
     /// Where a training run within the audit keeps its checkpoint.

@@ -19,12 +19,11 @@ const LEVEL: f64 = 0.05;
 /// on one side of zero and the test agrees. On few images a bootstrap's interval is too narrow by itself.
 pub fn verdict(compared: &Comparison, control: &str) -> String {
     let (low, high) = compared.interval;
-    let sure = compared.p < LEVEL;
     // An interval of no width would look like certainty.
     let same = if (low, high) == (0.0, 0.0) { "; both get the same images right" } else { "" };
     format!(
         "{}: {} % of {} forget images against {} %, {} points (95 % {} to {}, McNemar p {}{same}); the control is {}",
-        found(low > 0.0 && sure, high < 0.0 && sure, control),
+        begins(compared.interval, compared.p, control),
         csv::percent(Some(compared.accuracy)),
         compared.images,
         csv::percent(Some(compared.control)),
@@ -113,6 +112,11 @@ mod tests {
         );
         assert!(more.contains("+28.00 points") && more.contains("p < 0.001") && more.contains("retrained"), "{more}");
         assert!(said(2, 30, "RT").starts_with("less comes back"));
+        // What other images taught is not ruled out.
+        assert!(said(30, 2, PROBE_ONLY).starts_with(BEYOND_PROBING) && said(30, 2, PROBE_ONLY).contains("upper bound of a leak"));
+        assert!(said(30, 2, SELF_TRAINING).starts_with("more comes back than by self-training: "));
+        // No image differs: that is no certainty.
+        assert!(said(0, 0, "RT").contains("p 1.000; both get the same images right)"), "{}", said(0, 0, "RT"));
         let none = said(10, 9, PROBE_ONLY);
         assert!(none.starts_with("no difference from the control is shown"), "{none}");
         assert!(none.contains("+1.00 points (95 % -") && none.contains("stricter control"), "{none}");

@@ -158,12 +158,10 @@ fn accuracy_on(model: &Model, set: &ImageSet, classes: Option<&[String]>, adapte
     let images = Batches::new(&set.subset(&chosen)?, adapter, model.device())?;
     let predicted = to_i64s(&train::evaluate::logits(model, &images, 100)?.f_argmax(-1, false)?)?;
     let truth: Vec<Option<i64>> = chosen.iter().map(|&image| truth[image]).collect();
-    let on_class = |(class, tally): (i64, accuracy::Tally)| {
-        let name = usize::try_from(class).ok().and_then(|place| classes.get(place)).cloned().unwrap_or_default();
-        OnClass { class: name, images: tally.total, accuracy: tally.percent() }
-    };
     let name = |class: i64| usize::try_from(class).ok().and_then(|place| classes.get(place)).cloned().unwrap_or_default();
     let exchanged = accuracy::exchanged(&predicted, &truth).into_iter().map(|(a, b)| (name(a), name(b))).collect();
+    let on_class =
+        |(class, tally): (i64, accuracy::Tally)| OnClass { class: name(class), images: tally.total, accuracy: tally.percent() };
     let by_class = accuracy::by_class(&predicted, &truth).into_iter().map(on_class).collect();
     Ok(accuracy::top1(&predicted, &truth).map(|tally| OnImages {
         images: tally.total,

@@ -134,7 +134,7 @@ pub fn run(
     write_times(workspace, &plan)?;
     let document = Document {
         command: command.to_vec(),
-        working_directory: std::env::current_dir().map(|folder| folder.display().to_string()).unwrap_or_default(),
+        working_directory: crate::files::working_directory(),
         cmira: env!("CARGO_PKG_VERSION").to_string(),
         settings: serde_json::to_value(harness).map_err(Error::unexpected)?,
         results: gather(harness, workspace, &plan)?,

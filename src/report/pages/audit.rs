@@ -5,7 +5,7 @@ mod listed;
 use std::path::{Path, PathBuf};
 
 use super::words::{self, percent, points};
-use super::{Card, FIGURES, Frame, Maps, Page, Reproduce, Section, Verdict, settings, shell, write};
+use super::{Card, FIGURES, Frame, Maps, Page, Reproduce, Section, Verdict, known, settings, shell, write};
 use crate::error::{Error, Place, Result};
 use crate::files;
 use crate::report::consistent;
@@ -244,7 +244,7 @@ impl Audit<'_> {
         };
         let mut sentences: Vec<String> = words::effect(record).into_iter().collect();
         sentences.extend(words::no_gain(record).map(ToString::to_string));
-        sentences.extend(words::exchanged(&self.images));
+        sentences.extend(words::back_and_lost(&self.images));
         sentences.extend(self.summary.verdicts.first().map(|verdict| words::sentence(verdict)));
         sentences.extend(self.summary.verdicts.iter().skip(1).map(|verdict| format!("Besides: {}", words::sentence(verdict))));
         if self.labelled() && self.summary.control.is_none() {
@@ -348,11 +348,7 @@ impl Audit<'_> {
                     to the last byte of every table."
                 .to_string(),
             command: if summary.command.is_empty() { "(made by a step of a grid)".to_string() } else { shell(&summary.command) },
-            facts: facts
-                .into_iter()
-                .filter(|(_, value)| !value.is_empty())
-                .map(|(name, value)| (name.to_string(), value))
-                .collect(),
+            facts: known(facts),
         }
     }
 }

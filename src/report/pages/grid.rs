@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::words::{self, percent, points};
-use super::{Card, Cell, FIGURES, Frame, Maps, Page, Reproduce, Section, Table, Verdict, settings, shell, write};
+use super::{Card, Cell, FIGURES, Frame, Maps, Page, Reproduce, Section, Table, Verdict, known, settings, shell, write};
 use crate::attack::Variant;
 use crate::error::{Error, Place, Result};
 use crate::files;
@@ -255,11 +255,7 @@ impl Grid<'_> {
                         CPU. Hashes of models, images and settings stand in results.csv, beside every number."
                     .to_string(),
                 command: shell(&self.document.command),
-                facts: facts
-                    .into_iter()
-                    .filter(|(_, value)| !value.is_empty())
-                    .map(|(name, value)| (name.to_string(), value))
-                    .collect(),
+                facts: known(facts),
             },
             limits: words::limits(true, seeds.len()),
             words: [words::meanings(), words::of_grids()].concat(),

@@ -173,6 +173,11 @@ impl Table {
     }
 }
 
+/// Facts with their names, without those of which nothing is known.
+fn known<const N: usize>(facts: [(&str, String); N]) -> Vec<(String, String)> {
+    facts.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.to_string(), value)).collect()
+}
+
 /// All values of a document, with the path to each.
 fn settings(value: &serde_json::Value) -> Vec<(String, String)> {
     fn walk(path: &str, value: &serde_json::Value, out: &mut Vec<(String, String)>) {

@@ -217,7 +217,7 @@ pub(super) fn no_gain(record: &Record) -> Option<&'static str> {
 }
 
 /// What became of the images that the model had lost, and of those that it still knew: sums hide that one makes up for the other.
-pub(super) fn exchanged(images: &[Predicted]) -> Option<String> {
+pub(super) fn back_and_lost(images: &[Predicted]) -> Option<String> {
     let of = |knew: bool, gets: bool| {
         let known = images.iter().filter_map(|image| Some((image, image.truth?)));
         known.filter(|(image, truth)| (image.unlearned.class == *truth, image.recovered.class == *truth) == (knew, gets)).count()
